@@ -1,0 +1,105 @@
+// Memory to arithmetic and back. Kernels see runs of at most BLOCK contiguous numbers in their arithmetic type: the
+// tensor's own memory where that is what it holds, else a buffer on the stack.
+#pragma once
+#include <fastattack/storage.h>
+
+#include "team.h"
+
+namespace fastattack {
+inline namespace FA_ISA {
+
+struct Index {
+  i64 at[4];
+};
+
+// f(index, count, position) over the runs of the innermost dimension that make up [first, last) of a sample.
+template <class F>
+FA_HD void for_runs(const Shape& shape, i64 first, i64 last, F f) {
+  const i64* size = shape.size;
+  Index i;
+  i64 rest = first;
+  for (int d = 3; d >= 0; --d) {
+    i.at[d] = rest % size[d];
+    rest /= size[d];
+  }
+  while (first < last) {
+    i64 n = size[3] - i.at[3];
+    n = n < last - first ? n : last - first;
+    n = n < BLOCK ? n : BLOCK;
+    f(i, n, first);
+    first += n;
+    i.at[3] += n;
+    for (int d = 3; d > 0 && i.at[d] == size[d]; --d) {
+      i.at[d] = 0;
+      ++i.at[d - 1];
+    }
+  }
+}
+
+template <class S>
+FA_HD S* address(const View& view, i64 b, const Index& i) {
+  const long long* s = view.stride;
+  return (S*)view.data + (b * s[0] + i.at[0] * s[1] + i.at[1] * s[2] + i.at[2] * s[3] + i.at[3] * s[4]);
+}
+
+template <class S>
+FA_HD void widen(const S* from, i64 stride, typename Storage<S>::real* to, i64 n) {
+  for (i64 i = 0; i < n; ++i) to[i] = Storage<S>::load(from[i * stride]);
+}
+
+template <class S>
+FA_HD void narrow(const typename Storage<S>::real* from, S* to, i64 stride, i64 n) {
+  for (i64 i = 0; i < n; ++i) to[i * stride] = Storage<S>::store(from[i]);
+}
+
+// A run of one tensor as numbers of the arithmetic type.
+template <class S>
+struct Run {
+  using T = typename Storage<S>::real;
+  alignas(64) T buffer[BLOCK];
+
+  T* open(const View& view, i64 b, const Index& i, i64 n) {
+    S* from = address<S>(view, b, i);
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (view.stride[4] == 1 || n == 1) return (T*)from;
+    }
+    if (view.stride[4] == 1)
+      widen(from, 1, buffer, n);
+    else
+      widen(from, view.stride[4], buffer, n);
+    return buffer;
+  }
+  void close(const T* values, const View& view, i64 b, const Index& i, i64 n) {
+    if (values != buffer) return;
+    S* to = address<S>(view, b, i);
+    if (view.stride[4] == 1)
+      narrow(buffer, to, 1, n);
+    else
+      narrow(buffer, to, view.stride[4], n);
+  }
+};
+
+struct MaskRun {
+  u8 buffer[BLOCK];
+  const u8* open(const View& view, i64 b, const Index& i, i64 n) {
+    if (!view.data) return nullptr;
+    const u8* from = address<u8>(view, b, i);
+    if (view.stride[4] == 1) return from;
+    for (i64 k = 0; k < n; ++k) buffer[k] = from[k * view.stride[4]];
+    return buffer;
+  }
+};
+
+// Calls f with a value of the storage type that `dtype` names.
+template <class F>
+inline void with_storage(Dtype dtype, F f) {
+  switch (dtype) {
+    case Dtype::f32: return f(float{});
+    case Dtype::f64: return f(double{});
+    case Dtype::f16: return f(half_t{});
+    case Dtype::bf16: return f(bfloat_t{});
+  }
+}
+
+}  // namespace FA_ISA
+}  // namespace fastattack

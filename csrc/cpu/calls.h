@@ -1,0 +1,63 @@
+// What module.cpp hands to the kernels. Plain data: the only thing that code built for different CPUs shares.
+#pragma once
+
+// Never emitted out of line: the linker could keep the copy of a newer instruction set.
+#define FA_INLINE inline __attribute__((always_inline))
+
+namespace fastattack {
+
+enum class Dtype : int { f32, f64, f16, bf16 };
+enum class Norm : int { linf, l2 };
+
+struct Shape {
+  long long batch;
+  long long size[4];  // inner dimensions, innermost last
+  FA_INLINE long long count() const { return size[0] * size[1] * size[2] * size[3]; }
+};
+
+struct View {
+  void* data;           // null: there is none (mask)
+  long long stride[5];  // in elements: batch, then the inner dimensions
+};
+
+struct PerSample {
+  double value;
+  const double* values;  // (B,), or null for the one value
+  FA_INLINE double operator[](long long b) const { return values ? values[b] : value; }
+};
+
+struct Call {
+  Shape shape;
+  Dtype dtype;
+  Norm norm;
+  int threads;
+  PerSample eps, step;
+  double low, high;
+  View adv, grad, origin, clean, mask;
+};
+
+struct StatsCall {
+  Shape shape;
+  Dtype dtype;
+  int threads;
+  PerSample sigma, mean;
+  View noise;
+  double* out;  // (B, 6)
+};
+
+struct StartCall {
+  Call common;
+  unsigned long long seed;
+  const long long* sample_ids;  // (B,), or null for 0 .. B-1
+};
+
+struct Kernels {
+  const char* name;
+  void (*pgd_step)(const Call&);
+  void (*project)(const Call&);
+  void (*preserve_noise)(const Call&);
+  void (*noise_stats)(const StatsCall&);
+  void (*random_start)(const StartCall&);
+};
+
+}  // namespace fastattack

@@ -1,0 +1,17 @@
+// The kernels of one instruction set; this header is compiled once for each, with FA_ISA naming it.
+#pragma once
+#include <fastattack/base.h>
+
+#include "calls.h"
+
+namespace fastattack {
+inline namespace FA_ISA {
+
+void pgd_step(const Call& call);
+void project(const Call& call);
+void preserve_noise(const Call& call);
+void noise_stats(const StatsCall& call);
+void random_start(const StartCall& call);
+
+}  // namespace FA_ISA
+}  // namespace fastattack

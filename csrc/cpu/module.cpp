@@ -1,0 +1,136 @@
+// fastattack._cpu: pointers, sizes and strides come in as plain integers; nothing here knows torch.
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "calls.h"
+
+namespace py = pybind11;
+
+namespace fastattack {
+
+extern const Kernels kernels_portable;
+#ifdef FA_X86
+extern const Kernels kernels_avx2, kernels_avx512;
+#endif
+
+namespace {
+
+const Kernels* find_kernels(const std::string& wanted) {
+#ifdef FA_X86
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && (wanted == "auto" || wanted == "avx512")) return &kernels_avx512;
+  if (avx2 && (wanted == "auto" || wanted == "avx2")) return &kernels_avx2;
+#endif
+  if (wanted == "auto" || wanted == "portable") return &kernels_portable;
+  throw std::invalid_argument("instruction set '" + wanted + "' is unknown, or this CPU or build does not have it");
+}
+
+const Kernels* kernels = find_kernels("auto");
+
+using Pointer = unsigned long long;
+
+template <class T>
+T* pointer(Pointer address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// `walk` is None where every tensor is one contiguous run a sample, else ((4 sizes), (5 strides), (5 strides), ...): the
+// strides in the order in which the call names its tensors, mask last.
+class Walk {
+ public:
+  Walk(long long batch, long long count, const py::object& walk) : count_(count) {
+    shape = Shape{batch, {1, 1, 1, count}};
+    if (walk.is_none()) return;
+    walk_ = walk.cast<py::tuple>();
+    py::tuple sizes = walk_[0].cast<py::tuple>();
+    for (int d = 0; d < 4; ++d) shape.size[d] = sizes[d].cast<long long>();
+  }
+  View next(Pointer data) {
+    if (!walk_ || !data) return View{pointer<void>(data), {count_, 0, 0, 0, 1}};
+    py::tuple strides = walk_[++used_].cast<py::tuple>();
+    View view{pointer<void>(data), {}};
+    for (int d = 0; d < 5; ++d) view.stride[d] = strides[d].cast<long long>();
+    return view;
+  }
+  Shape shape;
+
+ private:
+  long long count_;
+  py::tuple walk_ = py::reinterpret_steal<py::tuple>(nullptr);
+  size_t used_ = 0;
+};
+
+void pgd_step(Pointer adv, Pointer grad, Pointer origin, Pointer mask, long long batch, long long count,
+              const py::object& walk, int dtype, int norm, double eps, Pointer eps_values, double step,
+              Pointer step_values, double low, double high, int threads) {
+  Walk w(batch, count, walk);
+  Call call{w.shape,         Dtype(dtype),  Norm(norm),  threads,        {eps, pointer<double>(eps_values)},
+            {step, pointer<double>(step_values)}, low, high, {}, {}, {}, {}, {}};
+  call.adv = w.next(adv), call.grad = w.next(grad), call.origin = w.next(origin), call.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->pgd_step(call);
+}
+
+void project(Pointer adv, Pointer origin, Pointer mask, long long batch, long long count, const py::object& walk,
+             int dtype, int norm, double eps, Pointer eps_values, double low, double high, int threads) {
+  Walk w(batch, count, walk);
+  Call call{w.shape, Dtype(dtype), Norm(norm), threads, {eps, pointer<double>(eps_values)}, {}, low, high,
+            {}, {}, {}, {}, {}};
+  call.adv = w.next(adv), call.origin = w.next(origin), call.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->project(call);
+}
+
+void preserve_noise(Pointer adv, Pointer origin, Pointer clean, long long batch, long long count,
+                    const py::object& walk, int dtype, int norm, double eps, Pointer eps_values, int threads) {
+  Walk w(batch, count, walk);
+  Call call{w.shape, Dtype(dtype), Norm(norm), threads, {eps, pointer<double>(eps_values)}, {}, 0, 0,
+            {}, {}, {}, {}, {}};
+  call.adv = w.next(adv), call.origin = w.next(origin), call.clean = w.next(clean);
+  py::gil_scoped_release release;
+  kernels->preserve_noise(call);
+}
+
+void noise_stats(Pointer noise, Pointer out, long long batch, long long count, const py::object& walk, int dtype,
+                 double sigma, Pointer sigma_values, double mean, Pointer mean_values, int threads) {
+  Walk w(batch, count, walk);
+  StatsCall call{w.shape, Dtype(dtype), threads, {sigma, pointer<double>(sigma_values)},
+                 {mean, pointer<double>(mean_values)}, w.next(noise), pointer<double>(out)};
+  py::gil_scoped_release release;
+  kernels->noise_stats(call);
+}
+
+void random_start(Pointer adv, Pointer origin, long long batch, long long count, const py::object& walk, int dtype,
+                  int norm, double eps, Pointer eps_values, double low, double high, unsigned long long seed,
+                  Pointer sample_ids, int threads) {
+  Walk w(batch, count, walk);
+  StartCall call{{w.shape, Dtype(dtype), Norm(norm), threads, {eps, pointer<double>(eps_values)}, {}, low, high,
+                  {}, {}, {}, {}, {}}, seed, pointer<long long>(sample_ids)};
+  call.common.adv = w.next(adv), call.common.origin = w.next(origin);
+  py::gil_scoped_release release;
+  kernels->random_start(call);
+}
+
+}  // namespace
+}  // namespace fastattack
+
+PYBIND11_MODULE(_cpu, m) {
+  using namespace fastattack;
+  m.doc() = "CPU kernels of fastattack; see csrc/cpu.";
+  m.def("pgd_step", &pgd_step);
+  m.def("project", &project);
+  m.def("preserve_noise", &preserve_noise);
+  m.def("noise_stats", &noise_stats);
+  m.def("random_start", &random_start);
+  m.def("instruction_set", [] { return std::string(kernels->name); });
+  m.def("use_instruction_set", [](const std::string& name) { kernels = find_kernels(name); });
+#ifdef _OPENMP
+  m.attr("openmp") = true;
+#else
+  m.attr("openmp") = false;
+#endif
+}

@@ -1,0 +1,122 @@
+// The four storage types and the arithmetic type each is computed in.
+//
+// `round<S>(x)` gives the number of type S nearest to x, still held in the arithmetic type, so that kernels can compare
+// against the storage grid in registers. `neighbour(s, up)` is the neighbour of s on that grid, one step up or down.
+#pragma once
+#include "base.h"
+
+namespace fastattack {
+inline namespace FA_ISA {
+
+struct half_t {
+  u16 bits;
+};
+struct bfloat_t {
+  u16 bits;
+};
+
+template <class S>
+struct Storage;
+
+template <>
+struct Storage<float> {
+  using real = float;
+  static FA_HD float load(float s) { return s; }
+  static FA_HD float store(float x) { return x; }
+  static FA_HD float round(float x) { return x; }
+  static FA_HD float neighbour(float s, bool up) {
+    // Away from zero adds one to the bit pattern, towards zero takes one away.
+    u32 b = bits_of(s);
+    bool away = up == !(b >> 31);
+    float moved = float_of(away ? b + 1u : b - 1u);
+    return s == 0.0f ? s : moved;
+  }
+};
+
+template <>
+struct Storage<double> {
+  using real = double;
+  static FA_HD double load(double s) { return s; }
+  static FA_HD double store(double x) { return x; }
+  static FA_HD double round(double x) { return x; }
+  static FA_HD double neighbour(double s, bool up) {
+    u64 b = bits_of(s);
+    bool away = up == !(b >> 63);
+    double moved = double_of(away ? b + 1ull : b - 1ull);
+    return s == 0.0 ? s : moved;
+  }
+};
+
+template <>
+struct Storage<bfloat_t> {
+  using real = float;
+  static FA_HD float load(bfloat_t s) { return float_of((u32)s.bits << 16); }
+  static FA_HD bfloat_t store(float x) {  // x already lies on the grid
+    return bfloat_t{(u16)(bits_of(x) >> 16)};
+  }
+  static FA_HD float round(float x) {  // to nearest, ties to even
+    u32 b = bits_of(x);
+    u32 r = (b + 0x7fffu + ((b >> 16) & 1u)) & 0xffff0000u;
+    return x == x ? float_of(r) : float_of(0x7fc00000u);
+  }
+  static FA_HD float neighbour(float s, bool up) {
+    u32 b = bits_of(s);
+    bool away = up == !(b >> 31);
+    float moved = float_of(away ? b + 0x10000u : b - 0x10000u);
+    return s == 0.0f ? s : moved;
+  }
+};
+
+template <>
+struct Storage<half_t> {
+  using real = float;
+  // Both ways without a branch: the exponent is re-biased by an exact multiplication, which also makes subnormals.
+  static FA_HD float load(half_t s) {
+    u32 sign = (u32)(s.bits & 0x8000u) << 16;
+    u32 mag = (u32)(s.bits & 0x7fffu);
+    float finite = float_of(mag << 13) * 0x1p112f;
+    u32 special = 0x7f800000u | (mag << 13);
+    u32 b = mag >= 0x7c00u ? special : bits_of(finite);
+    return float_of(b | sign);
+  }
+  static FA_HD half_t store(float x) {  // x already lies on the grid
+    u32 b = bits_of(x);
+    u32 sign = (b >> 16) & 0x8000u;
+    u32 mag = b & 0x7fffffffu;
+    u32 finite = bits_of(float_of(mag) * 0x1p-112f) >> 13;
+    u32 r = mag >= 0x7f800000u ? (mag > 0x7f800000u ? 0x7e00u : 0x7c00u) : finite;
+    return half_t{(u16)(sign | r)};
+  }
+  static FA_HD float round(float x) {
+    u32 b = bits_of(x);
+    u32 mag = b & 0x7fffffffu;
+    u32 normal = (mag + 0xfffu + ((mag >> 13) & 1u)) & 0xffffe000u;
+    normal = normal >= 0x47800000u ? 0x7f800000u : normal;  // 65520 and above is infinite in half precision
+    float small = (float_of(mag) + 0.75f) - 0.75f;          // a multiple of 2^-24
+    u32 r = mag < 0x38800000u ? bits_of(small) : normal;
+    r = mag > 0x7f800000u ? 0x7fc00000u : r;
+    return float_of(r | (b & 0x80000000u));
+  }
+  static FA_HD float neighbour(float s, bool up) {
+    u32 b = bits_of(s);
+    bool away = up == !(b >> 31);
+    float normal = float_of(away ? b + 0x2000u : b - 0x2000u);
+    float small = up ? s + 0x1p-24f : s - 0x1p-24f;
+    u32 mag = b & 0x7fffffffu;
+    return mag <= 0x38800000u ? small : (mag == 0x477fe000u && away ? s : normal);
+  }
+};
+
+// origin + delta, rounded to the storage grid, never farther from origin than |delta|: the user's own check
+// `(adv - origin).abs().max() <= eps` holds in the arithmetic type, without a tolerance.
+template <class S, class T>
+FA_HD T add_inward(T origin, T delta) {
+  T s = Storage<S>::round(origin + delta);
+  T moved = s - origin;
+  bool down = delta >= T(0);
+  bool beyond = down ? moved > delta : moved < delta;
+  return beyond ? Storage<S>::neighbour(s, !down) : s;
+}
+
+}  // namespace FA_ISA
+}  // namespace fastattack

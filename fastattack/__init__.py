@@ -1,0 +1,2 @@
+"""fastattack"""
+from . import ops

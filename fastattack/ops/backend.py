@@ -1,0 +1,43 @@
+"""The table that every backend fills: five functions on tensors that have been checked already.
+
+Common to all of them:
+
+- ``adv``, ``grad``, ``origin``, ``clean``, ``noise``: one shape (B, ...), one dtype (float16, bfloat16, float32,
+  float64), one device, at least one element, at most four inner dimensions after ``layout.collapse``; any strides.
+- ``mask``: None, or bool and expanded to that shape (strides may be 0).
+- ``norm``: "linf" or "l2".
+- ``eps``, ``step``, ``sigma``, ``mean``: a float, or a contiguous float64 tensor (B,) on the same device.
+- ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
+- ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Scalar = float | Tensor
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The kernels of one backend."""
+
+    name: str
+    pgd_step: Callable[[Tensor, Tensor, Tensor, Tensor | None, str, Scalar, Scalar, Bounds], None]
+    """(adv, grad, origin, mask, norm, eps, step, bounds): writes adv."""
+    project: Callable[[Tensor, Tensor, Tensor | None, str, Scalar, Bounds], None]
+    """(adv, origin, mask, norm, eps, bounds): writes adv."""
+    preserve_noise: Callable[[Tensor, Tensor, Tensor, str, Scalar], None]
+    """(adv, origin, clean, norm, eps): writes adv."""
+    noise_stats: Callable[[Tensor, Scalar, Scalar], Tensor]
+    """(noise, sigma, mean) -> (B, 6): mean, std, l1, l2, linf, typicality; float64 for float64 noise, else float32."""
+    random_start: Callable[[Tensor, Tensor, str, Scalar, Bounds, int, Tensor | None], None]
+    """(adv, origin, norm, eps, bounds, seed, sample_ids): writes adv; 0 <= seed < 2**64."""
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend that was asked for cannot run here; the message says why, and what can."""

@@ -1,0 +1,180 @@
+"""What the public ops demand of their arguments. Each error says what was wanted and what came, naming the argument."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backend import Bounds, Scalar
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+NORMS = ("linf", "l2")
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """A torch tensor as it is; another array library's through DLPack, sharing its memory."""
+    if isinstance(value, Tensor):
+        return value
+    if hasattr(value, "__dlpack__"):
+        shared: Tensor = torch.from_dlpack(value)
+        return shared
+    raise TypeError(f"{name}: wanted a tensor (or an array with __dlpack__), got {type(value).__name__}")
+
+
+def _describe(t: Tensor) -> str:
+    return f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}"
+
+
+def require_images(t: Tensor, name: str) -> None:
+    """(B, ...) of a floating dtype."""
+    if t.dim() == 0:
+        raise ValueError(f"{name}: wanted a batch of samples (B, ...), got a tensor without dimensions")
+    if t.dtype not in DTYPES:
+        wanted = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        hint = "" if t.is_floating_point() else " (divide integer images by 255 first)"
+        raise TypeError(f"{name}: wanted {wanted}, got {str(t.dtype).removeprefix('torch.')}{hint}")
+    if t.numel() == 0 and t.shape[0] != 0:
+        raise ValueError(f"{name}: wanted at least one element in each sample, got shape {tuple(t.shape)}")
+
+
+def require_like(t: Tensor, first: Tensor, name: str, first_name: str) -> None:
+    """The shape, dtype and device of ``first``."""
+    if t.shape != first.shape or t.dtype != first.dtype or t.device != first.device:
+        raise ValueError(f"{name}: wanted {_describe(first)} as {first_name} has, got {_describe(t)}")
+
+
+def require_writable(adv: Tensor, **others: Tensor) -> None:
+    """adv can be written in place: no grad recorded, no element twice in memory, no memory shared with the rest."""
+    if adv.requires_grad and torch.is_grad_enabled():
+        raise ValueError("adv: requires grad, and autograd does not see this in-place op; use torch.no_grad() or detach()")
+    if not adv.is_contiguous() and torch._debug_has_internal_overlap(adv) == 1:
+        raise ValueError(f"adv: wanted memory of its own for each element, got strides {adv.stride()} (an expanded view)")
+    address = adv.data_ptr()
+    for name, other in others.items():
+        if other.data_ptr() == address:
+            raise ValueError(f"{name}: shares its memory with adv, which this op overwrites; pass a clone")
+
+
+def require_norm(norm: str) -> None:
+    if norm not in NORMS:
+        raise ValueError(f"norm: wanted one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+
+
+@lru_cache(maxsize=1024)
+def _float32_down(value: float) -> float:
+    """The largest float32 magnitude that is not above |value|, with its sign: the ball never grows by rounding."""
+    narrow = torch.tensor(value, dtype=torch.float32)
+    if abs(narrow.item()) > abs(value):
+        narrow = torch.nextafter(narrow, torch.zeros(()))
+    return float(narrow.item())
+
+
+def per_sample(value: Any, name: str, like: Tensor, *, least: float = -math.inf, down: bool = False) -> Scalar:
+    """A number, or (B,) numbers as float64 on the device of ``like``; none of them NaN or below ``least``.
+
+    ``down`` rounds towards zero to float32 where ``like`` is computed in float32.
+    """
+    if not isinstance(value, Tensor):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            value = _number(value, name)
+        number = float(value)
+        if not number >= least:
+            raise ValueError(f"{name}: wanted a number{_at_least(least)}, got {value}")
+        return _float32_down(number) if down and like.dtype is not torch.float64 else number
+    if value.dim() == 0:
+        return per_sample(value.item(), name, like, least=least, down=down)
+    batch = like.shape[0]
+    if value.shape != (batch,):
+        raise ValueError(f"{name}: wanted a number or a tensor of shape ({batch},), got shape {tuple(value.shape)}")
+    wide = value.detach().to(device=like.device, dtype=torch.float64).contiguous()
+    if not bool((wide >= least).all()):
+        raise ValueError(f"{name}: wanted numbers{_at_least(least)}, got a smallest of {wide.min().item()}")
+    if down and like.dtype is not torch.float64:
+        narrow = wide.float()
+        narrow = torch.where(narrow.double().abs() > wide.abs(), torch.nextafter(narrow, torch.zeros_like(narrow)), narrow)
+        wide = narrow.double()
+    return wide
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: wanted a number or a (B,) tensor, got {type(value).__name__} {value!r}") from None
+
+
+def _at_least(least: float) -> str:
+    return "" if least == -math.inf else " > 0" if least == _TINY else f" >= {least:g}"
+
+
+_TINY = 5e-324
+
+
+def positive(value: Any, name: str, like: Tensor) -> Scalar:
+    """As per_sample, above zero."""
+    return per_sample(value, name, like, least=_TINY)
+
+
+@lru_cache(maxsize=256)
+def _bounds_in(low: float, high: float, dtype: torch.dtype) -> Bounds:
+    """The bounds on the grid of the storage type, rounded inwards."""
+    inner = []
+    for value, up in ((low, True), (high, False)):
+        t = torch.tensor(value, dtype=dtype)
+        if (t.double().item() < value) if up else (t.double().item() > value):
+            t = torch.nextafter(t, torch.tensor(math.inf if up else -math.inf, dtype=dtype))
+        inner.append(t.double().item())
+    return inner[0], inner[1]
+
+
+def bounds_of(bounds: tuple[float, float] | None, dtype: torch.dtype) -> Bounds:
+    if bounds is None:
+        return UNBOUNDED
+    try:
+        low, high = (float(b) for b in bounds)
+    except (TypeError, ValueError):
+        raise TypeError(f"bounds: wanted (low, high) or None, got {bounds!r}") from None
+    if not low <= high:
+        raise ValueError(f"bounds: wanted (low, high) with low <= high, got ({low}, {high})")
+    return _bounds_in(low, high, dtype)
+
+
+def mask_of(mask: Any, adv: Tensor) -> Tensor | None:
+    """bool, expanded to the shape of adv; 0 keeps the origin."""
+    if mask is None:
+        return None
+    mask = as_tensor(mask, "mask")
+    if mask.device != adv.device:
+        raise ValueError(f"mask: wanted a tensor on {adv.device}, got one on {mask.device}")
+    if mask.dtype is not torch.bool:
+        mask = mask != 0
+    try:
+        expanded: Tensor = mask.expand(adv.shape)
+    except RuntimeError:
+        raise ValueError(f"mask: wanted a shape that broadcasts to {tuple(adv.shape)}, got {tuple(mask.shape)}") from None
+    return expanded
+
+
+def seed_of(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: wanted an integer, got {type(seed).__name__} {seed!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: wanted 0 <= seed < 2**64, got {seed}")
+    return seed
+
+
+def ids_of(sample_ids: Any, adv: Tensor) -> Tensor | None:
+    """int64 (B,) on the device of adv."""
+    if sample_ids is None:
+        return None
+    ids = torch.as_tensor(sample_ids, device=adv.device)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool or ids.shape != (adv.shape[0],):
+        raise ValueError(f"sample_ids: wanted {adv.shape[0]} integers, got shape {tuple(ids.shape)} {ids.dtype}")
+    return ids.to(torch.int64).contiguous()

@@ -1,0 +1,83 @@
+"""Launcher of the C++ kernels (csrc/cpu): tensors in, pointers, sizes and strides out. No arithmetic."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .backend import Backend, BackendUnavailable, Bounds, Scalar
+from .layout import Layout, collapse
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+NORMS = {"linf": 0, "l2": 1}
+
+
+def _walk(layout: Layout | None) -> tuple[int, int, tuple[object, ...] | None]:
+    """(batch, count, walk) as the module takes them; walk is None where each sample is one run."""
+    assert layout is not None, "the checked op copies what has too many dimensions"
+    count = layout.count
+    plain = layout.flat and all(s == (count, 0, 0, 0, 1) for s in layout.strides)
+    return layout.batch, count, None if plain else (layout.sizes, *layout.strides)
+
+
+def _scalar(value: Scalar) -> tuple[float, int]:
+    """(value, pointer): the pointer is 0 where one value serves all samples."""
+    return (0.0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
+
+
+def load() -> Backend:
+    """The backend, or BackendUnavailable with the reason."""
+    try:
+        from fastattack import _cpu as native
+    except ImportError as error:
+        raise BackendUnavailable(f"fastattack._cpu is not built or does not load: {error}") from error
+
+    def pgd_step(
+        adv: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar, step: Scalar,
+        bounds: Bounds,
+    ) -> None:  # fmt: skip
+        if mask is None and adv.is_contiguous() and grad.is_contiguous() and origin.is_contiguous():
+            batch, walk = adv.shape[0], None
+            count = adv.numel() // batch
+        else:
+            tensors = (adv, grad, origin) if mask is None else (adv, grad, origin, mask)
+            batch, count, walk = _walk(collapse(*tensors))
+        native.pgd_step(
+            adv.data_ptr(), grad.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count,
+            walk, DTYPES[adv.dtype], NORMS[norm], *_scalar(eps), *_scalar(step), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def project(adv: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar, bounds: Bounds) -> None:
+        tensors = (adv, origin) if mask is None else (adv, origin, mask)
+        batch, count, walk = _walk(collapse(*tensors))
+        native.project(
+            adv.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count, walk,
+            DTYPES[adv.dtype], NORMS[norm], *_scalar(eps), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def preserve_noise(adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: Scalar) -> None:
+        batch, count, walk = _walk(collapse(adv, origin, clean))
+        native.preserve_noise(
+            adv.data_ptr(), origin.data_ptr(), clean.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm],
+            *_scalar(eps), torch.get_num_threads(),
+        )  # fmt: skip
+
+    def noise_stats(noise: Tensor, sigma: Scalar, mean: Scalar) -> Tensor:
+        batch, count, walk = _walk(collapse(noise))
+        out = torch.empty(batch, 6, dtype=torch.float64)
+        native.noise_stats(
+            noise.data_ptr(), out.data_ptr(), batch, count, walk, DTYPES[noise.dtype], *_scalar(sigma), *_scalar(mean),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return out if noise.dtype is torch.float64 else out.float()
+
+    def random_start(
+        adv: Tensor, origin: Tensor, norm: str, eps: Scalar, bounds: Bounds, seed: int, sample_ids: Tensor | None
+    ) -> None:
+        batch, count, walk = _walk(collapse(adv, origin, keep_order=True))
+        native.random_start(
+            adv.data_ptr(), origin.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm], *_scalar(eps),
+            *bounds, seed, 0 if sample_ids is None else sample_ids.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+
+    return Backend("cpu", pgd_step, project, preserve_noise, noise_stats, random_start)

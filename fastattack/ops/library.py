@@ -1,0 +1,135 @@
+"""The ops as `torch.library` custom ops, so that a compiled function goes through them without a graph break.
+
+Eager calls never come here: the dispatcher costs more than a small kernel. A custom op takes no "float or tensor", so each
+such argument travels as a pair, of which one is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_eager: dict[str, Callable[..., Any]] = {}
+
+
+def register(*functions: Callable[..., Any]) -> None:
+    """The checked eager functions that the custom ops run."""
+    for function in functions:
+        _eager[function.__name__.strip("_")] = function
+
+
+def traced(t: Any) -> bool:
+    """Whether the call is being compiled, or the tensor is one that only the dispatcher understands (a fake tensor)."""
+    return torch.compiler.is_compiling() or (type(t) is not Tensor and isinstance(t, torch._subclasses.FakeTensor))
+
+
+Pair = tuple[float | None, Tensor | None]
+
+
+def _pair(value: Any) -> Pair:
+    return (None, value) if isinstance(value, Tensor) else (None if value is None else float(value), None)
+
+
+def _join(number: float | None, values: Tensor | None) -> Any:
+    return number if values is None else values
+
+
+def _bounds(low: float | None, high: float | None) -> tuple[float, float] | None:
+    return None if low is None or high is None else (low, high)
+
+
+@torch.library.custom_op("fastattack::pgd_step_", mutates_args={"adv"})
+def _pgd_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None, eps_values: Tensor | None,
+    step: float | None, step_values: Tensor | None, low: float | None, high: float | None, mask: Tensor | None,
+    backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["pgd_step"](
+            adv, grad, origin, norm=norm, eps=_join(eps, eps_values), step=_join(step, step_values),
+            bounds=_bounds(low, high), mask=mask, backend=backend,
+        )  # fmt: skip
+
+
+@torch.library.custom_op("fastattack::project_", mutates_args={"adv"})
+def _project(
+    adv: Tensor, origin: Tensor, norm: str, eps: float | None, eps_values: Tensor | None, low: float | None,
+    high: float | None, mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["project"](
+            adv, origin, norm=norm, eps=_join(eps, eps_values), bounds=_bounds(low, high), mask=mask, backend=backend
+        )
+
+
+@torch.library.custom_op("fastattack::preserve_noise_", mutates_args={"adv"})
+def _preserve_noise(
+    adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: float | None, eps_values: Tensor | None, backend: str
+) -> None:
+    with torch.no_grad():
+        _eager["preserve_noise"](adv, origin, clean, norm=norm, eps=_join(eps, eps_values), backend=backend)
+
+
+@torch.library.custom_op("fastattack::noise_stats", mutates_args=())
+def _noise_stats(
+    noise: Tensor, sigma: float | None, sigma_values: Tensor | None, mean: float | None, mean_values: Tensor | None,
+    backend: str,
+) -> Tensor:  # fmt: skip
+    stats: Tensor = _eager["noise_stats"](noise, _join(sigma, sigma_values), _join(mean, mean_values), backend)
+    return stats
+
+
+@torch.library.custom_op("fastattack::random_start_", mutates_args={"adv"})
+def _random_start(
+    adv: Tensor, origin: Tensor, norm: str, eps: float | None, eps_values: Tensor | None, low: float | None,
+    high: float | None, seed: str, sample_ids: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    # The seed is text, because a schema's int holds 63 bits of the 64.
+    with torch.no_grad():
+        _eager["random_start"](
+            adv, origin, norm=norm, eps=_join(eps, eps_values), bounds=_bounds(low, high), seed=int(seed),
+            sample_ids=sample_ids, backend=backend,
+        )  # fmt: skip
+
+
+@_noise_stats.register_fake
+def _(noise: Tensor, *args: Any) -> Tensor:
+    return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
+
+
+def _nothing(*args: Any) -> None:
+    """The fake of an op that only writes its argument."""
+
+
+for _op in (_pgd_step, _project, _preserve_noise, _random_start):
+    _op.register_fake(_nothing)
+
+
+def pgd_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, bounds: Any, mask: Any, backend: str
+) -> None:
+    low, high = (None, None) if bounds is None else bounds
+    _pgd_step(adv, grad, origin, norm, *_pair(eps), *_pair(step), low, high, mask, backend)
+
+
+def project(adv: Tensor, origin: Tensor, norm: str, eps: Any, bounds: Any, mask: Any, backend: str) -> None:
+    low, high = (None, None) if bounds is None else bounds
+    _project(adv, origin, norm, *_pair(eps), low, high, mask, backend)
+
+
+def preserve_noise(adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: Any, backend: str) -> None:
+    _preserve_noise(adv, origin, clean, norm, *_pair(eps), backend)
+
+
+def noise_stats(noise: Tensor, sigma: Any, mean: Any, backend: str) -> Tensor:
+    return _noise_stats(noise, *_pair(sigma), *_pair(mean), backend)
+
+
+def random_start(
+    adv: Tensor, origin: Tensor, norm: str, eps: Any, bounds: Any, seed: int, sample_ids: Any, backend: str
+) -> None:
+    low, high = (None, None) if bounds is None else bounds
+    _random_start(adv, origin, norm, *_pair(eps), low, high, str(seed), sample_ids, backend)
