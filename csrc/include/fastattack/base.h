@@ -79,10 +79,8 @@ FA_HD double root(double x) {
 #endif
 }
 
-template <class T>
-FA_HD T magnitude(T x) {
-  return x < T(0) ? -x : (x == T(0) ? T(0) : x);  // -0 -> +0, NaN -> NaN
-}
+FA_HD float magnitude(float x) { return float_of(bits_of(x) & 0x7fffffffu); }
+FA_HD double magnitude(double x) { return double_of(bits_of(x) & 0x7fffffffffffffffull); }
 
 // The comparisons are written so that a NaN in x comes out as NaN: a wrong gradient must stay visible.
 template <class T>

@@ -83,7 +83,7 @@ FA_HD StepL2<double> step_l2(StepSums s, double eps, double step, Scales scale, 
 template <class S, class T>
 FA_HD T apply_l2(T adv, T move, T origin, T shrink, Bounds<T> bounds) {
   T delta = shrink * ((adv - origin) + move);
-  bool still = move == T(0) && shrink == T(1);
+  bool still = (move == T(0)) & (shrink == T(1));
   T x = still ? adv : add_inward<S>(origin, delta);
   return clip(x, bounds.low, bounds.high);
 }

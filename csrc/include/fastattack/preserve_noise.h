@@ -35,7 +35,7 @@ FA_HD PreserveSums preserve_terms(T adv, T origin, T clean, T eps, T a_minus_1, 
   T raw = t + (a_minus_1 * t - b);
   T low = n - eps, high = n + eps;
   double z = (double)clip(raw, low, high), td = (double)t;
-  bool inside = raw > low && raw < high;
+  bool inside = (raw > low) & (raw < high);
   double free = inside ? 1.0 : 0.0;
   double free_t = inside ? td : 0.0;
   return PreserveSums{z, z * z, z * td, free, free_t, free_t * td};

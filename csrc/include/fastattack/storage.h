@@ -1,7 +1,8 @@
 // The four storage types and the arithmetic type each is computed in.
 //
 // `round<S>(x)` gives the number of type S nearest to x, still held in the arithmetic type, so that kernels can compare
-// against the storage grid in registers. `neighbour(s, up)` is the neighbour of s on that grid, one step up or down.
+// against the storage grid in registers. `step_back(s, delta)` is the neighbour of s on that grid against the direction of
+// delta. No branches and no boolean algebra: compilers vectorise selects between numbers only.
 #pragma once
 #include "base.h"
 
@@ -18,17 +19,21 @@ struct bfloat_t {
 template <class S>
 struct Storage;
 
+// The change of s's bit pattern that moves it by `unit` against delta: signs that differ mean away from zero (+unit).
+template <i32 unit>
+FA_HD u32 towards(float s, float delta) {
+  i32 differ = (i32)(bits_of(s) ^ bits_of(delta)) >> 31;
+  return (u32)(-unit - 2 * unit * differ);
+}
+
 template <>
 struct Storage<float> {
   using real = float;
   static FA_HD float load(float s) { return s; }
   static FA_HD float store(float x) { return x; }
   static FA_HD float round(float x) { return x; }
-  static FA_HD float neighbour(float s, bool up) {
-    // Away from zero adds one to the bit pattern, towards zero takes one away.
-    u32 b = bits_of(s);
-    bool away = up == !(b >> 31);
-    float moved = float_of(away ? b + 1u : b - 1u);
+  static FA_HD float step_back(float s, float delta) {
+    float moved = float_of(bits_of(s) + towards<1>(s, delta));
     return s == 0.0f ? s : moved;
   }
 };
@@ -39,10 +44,9 @@ struct Storage<double> {
   static FA_HD double load(double s) { return s; }
   static FA_HD double store(double x) { return x; }
   static FA_HD double round(double x) { return x; }
-  static FA_HD double neighbour(double s, bool up) {
-    u64 b = bits_of(s);
-    bool away = up == !(b >> 63);
-    double moved = double_of(away ? b + 1ull : b - 1ull);
+  static FA_HD double step_back(double s, double delta) {
+    i64 differ = (i64)(bits_of(s) ^ bits_of(delta)) >> 63;
+    double moved = double_of(bits_of(s) + (u64)(-2 * differ - 1));
     return s == 0.0 ? s : moved;
   }
 };
@@ -59,10 +63,8 @@ struct Storage<bfloat_t> {
     u32 r = (b + 0x7fffu + ((b >> 16) & 1u)) & 0xffff0000u;
     return x == x ? float_of(r) : float_of(0x7fc00000u);
   }
-  static FA_HD float neighbour(float s, bool up) {
-    u32 b = bits_of(s);
-    bool away = up == !(b >> 31);
-    float moved = float_of(away ? b + 0x10000u : b - 0x10000u);
+  static FA_HD float step_back(float s, float delta) {
+    float moved = float_of(bits_of(s) + towards<0x10000>(s, delta));
     return s == 0.0f ? s : moved;
   }
 };
@@ -97,13 +99,12 @@ struct Storage<half_t> {
     r = mag > 0x7f800000u ? 0x7fc00000u : r;
     return float_of(r | (b & 0x80000000u));
   }
-  static FA_HD float neighbour(float s, bool up) {
-    u32 b = bits_of(s);
-    bool away = up == !(b >> 31);
-    float normal = float_of(away ? b + 0x2000u : b - 0x2000u);
-    float small = up ? s + 0x1p-24f : s - 0x1p-24f;
-    u32 mag = b & 0x7fffffffu;
-    return mag <= 0x38800000u ? small : (mag == 0x477fe000u && away ? s : normal);
+  static FA_HD float step_back(float s, float delta) {
+    float normal = float_of(bits_of(s) + towards<0x2000>(s, delta));
+    float small = s - (delta < 0.0f ? -0x1p-24f : 0x1p-24f);
+    float largest = delta < 0.0f ? -65504.0f : 65504.0f;  // what is left of an infinite sum
+    normal = magnitude(s) > 65504.0f ? largest : normal;
+    return magnitude(s) <= 0x1p-14f ? small : normal;
   }
 };
 
@@ -112,10 +113,8 @@ struct Storage<half_t> {
 template <class S, class T>
 FA_HD T add_inward(T origin, T delta) {
   T s = Storage<S>::round(origin + delta);
-  T moved = s - origin;
-  bool down = delta >= T(0);
-  bool beyond = down ? moved > delta : moved < delta;
-  return beyond ? Storage<S>::neighbour(s, !down) : s;
+  T back = Storage<S>::step_back(s, delta);
+  return magnitude(s - origin) > magnitude(delta) ? back : s;
 }
 
 }  // namespace FA_ISA
