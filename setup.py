@@ -47,14 +47,15 @@ class CMakeBuild(build_ext):
         self.cmake(target.parent)
 
     def cmake(self, target: Path) -> None:
-        build = Path(self.build_temp).resolve() / "cmake"
+        # An editable install keeps its objects, so that the next one compiles only what changed.
+        build = (ROOT / "build" if self.editable_mode else Path(self.build_temp).resolve()) / f"cmake-{sys.version_info[1]}"
         build.mkdir(parents=True, exist_ok=True)
         nvcc = wanted_nvcc()
         options = [
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DPYTHON_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             "-DPYBIND11_FINDPYTHON=ON",
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
             f"-DFASTATTACK_CUDA={'ON' if nvcc else 'OFF'}",

@@ -1,0 +1,40 @@
+# Every target does its own set-up: python3 and a C++17 compiler are enough. The second run is quick.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q
+SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: demo test bench lint wheel clean
+
+demo: $(VENV)/built
+	$(BIN)/fastattack attack --out out/demo --overwrite
+
+test: $(VENV)/built
+	$(BIN)/python -m pytest -n 2 --benchmark-disable tests
+
+bench: $(VENV)/built
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+lint: $(VENV)/built
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict fastattack
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+wheel: $(VENV)/built
+	bash scripts/check_wheel.sh $(BIN)/python
+
+# torch by itself and first: whatever depends on it then finds it there.
+$(VENV)/tools: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt torch==2.13.0
+	$(PIP) install -c constraints.txt setuptools wheel cmake ninja pybind11
+	touch $@
+
+$(VENV)/built: $(VENV)/tools $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist out $(VENV) *.egg-info fastattack/*.so

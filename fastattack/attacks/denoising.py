@@ -1,0 +1,69 @@
+"""denoising-PGD: the attack on image denoisers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..engine import Model, Schedule
+from ..objectives import Objective, mse
+from ..threat import Threat
+from .base import Attack
+
+
+class DenoisingPGD(Attack):
+    """denoising-PGD (arXiv 2306.16050): climbs |D(y') - x|^2 over |y' - y|_p <= eps from a uniform point of the ball.
+
+    With ``preserve_noise`` each iterate is projected so that the noise y' - x keeps its mean and its norm, and with them
+    its place in the typical set of the noise distribution: the denoiser is attacked inside the distribution that it was
+    trained for. There is no clamp to [0, 1]: noisy inputs leave it by nature.
+
+    Args:
+        model: the denoiser, called as model(y); see fa.with_sigma for models called as model(y, sigma).
+        eps: radius on the scale of the images (5/255); a float or (B,).
+        steps, step: number and length of the steps; step=None means 2 eps / steps.
+        norm: "linf" or "l2".
+        preserve_noise: keep mean and norm of the noise. Excludes ``bounds``.
+        sigma: standard deviation of the noise on the scale of the images, for the typicality in the result; may be None.
+        objective, bounds, random_start, restarts, keep, seed, max_batch, eval_mode, backend: as for fa.PGD.
+
+    Raises:
+        ValueError, TypeError: an option that cannot be; the message names it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        eps: float | Tensor = 5 / 255,
+        steps: int = 10,
+        step: float | Tensor | None = None,
+        norm: str = "linf",
+        preserve_noise: bool = True,
+        sigma: float | Tensor | None = None,
+        objective: Objective = mse,
+        bounds: tuple[float, float] | None = None,
+        random_start: bool = True,
+        restarts: int = 1,
+        keep: str = "best",
+        seed: int = 0,
+        max_batch: int | None = None,
+        eval_mode: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            model,
+            objective=objective,
+            threat=Threat(norm=norm, eps=eps, bounds=bounds, preserve_noise=preserve_noise),
+            schedule=Schedule(
+                steps=steps, step=step, random_start=random_start, restarts=restarts, keep=keep, seed=seed,
+                max_batch=max_batch, eval_mode=eval_mode, backend=backend,
+            ),
+            sigma=sigma,
+        )  # fmt: skip
+
+
+def denoising_pgd(model: Model, noisy: Tensor, clean: Tensor, **options: Any) -> Tensor:
+    """DenoisingPGD(model, **options)(noisy, clean): for training loops."""
+    return DenoisingPGD(model, **options)(noisy, clean)

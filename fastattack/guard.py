@@ -1,0 +1,69 @@
+"""Leaves the user's model and the process's random state as they were found, also after an exception or Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def _flags(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
+    training = [(m, m.training) for m in modules]
+    learning = [p for m in modules for p in m.parameters(recurse=False) if p.requires_grad]
+    try:
+        if eval_mode:
+            for m in modules:
+                m.training = False
+        for p in learning:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in learning:
+            p.requires_grad_(True)
+        for m, flag in training:
+            m.training = flag
+
+
+@contextmanager
+def _buffers(modules: list[nn.Module]) -> Iterator[None]:
+    kept = [(b, b._version, b.detach().clone()) for m in modules for b in m.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, version, value in kept:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _random_state(device: torch.device) -> Iterator[None]:
+    state = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, device)
+
+
+@contextmanager
+def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode: bool) -> Iterator[None]:
+    """Inside: parameters need no gradient and, with ``eval_mode``, every module is in eval mode. After: as before.
+
+    Training flags, requires_grad flags, buffers that a forward pass wrote (batch norm in training mode) and torch's random
+    state are restored. ``.grad`` fields and hooks are never touched.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    with _random_state(device), _buffers(modules), _flags(modules, eval_mode):
+        yield
+
+
+def fresh(t: Tensor) -> Tensor:
+    """A tensor that autograd may save: inference tensors are copied, all others pass."""
+    return t.clone() if t.is_inference() else t.detach()

@@ -1,0 +1,179 @@
+"""Image files: find them, read them as float tensors, and write PNG files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode "L"
+Pixels = npt.NDArray[Any]
+
+_NATIVE_SWAPPED = "16B" if sys.byteorder == "little" else "16L"
+_OTHER_ORDER = {  # PIL's raw modes with 16 bits a band -> the one that takes the other byte of each value
+    f"{bands};{order}": f"{bands};{other}"
+    for bands in ("RGB", "RGBA")
+    for order, other in (("16B", "16L"), ("16L", "16B"), ("16N", _NATIVE_SWAPPED))
+}
+
+
+def find_images(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Image files among `paths`: files as named, folders by their direct contents; sorted, without repeats.
+
+    Known: png, jpg, jpeg, bmp, tif, tiff, webp, pgm, ppm. Hidden files in a folder are left out.
+
+    Raises:
+        FileNotFoundError: a path does not exist; the message names it.
+        ValueError: a folder without images, a file of another kind, or no path at all.
+    """
+    found: set[Path] = set()
+    for item in [paths] if isinstance(paths, str | Path) else paths:
+        path = Path(item)
+        if path.is_dir():
+            inside = {p for p in path.iterdir() if _is_image(p) and not p.name.startswith(".")}
+            if not inside:
+                raise ValueError(f"{path}: no images in this folder ({_known()})")
+            found |= inside
+        elif not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        elif not _is_image(path):
+            raise ValueError(f"{path}: not a known kind of image ({_known()})")
+        else:
+            found.add(path)
+    if not found:
+        raise ValueError("no image paths given")
+    return sorted(found)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _known() -> str:
+    return ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+
+
+def read_image(path: str | Path, channels: int) -> Tensor:
+    """Read one image as [channels, H, W] float32 in [0, 1].
+
+    8-bit values are divided by 255, 16-bit values by 65535. Color becomes gray by ITU-R 601 luma (8-bit files: PIL's
+    "L", rounded to 8 bits as there); gray becomes RGB by repetition. An alpha channel is dropped, the color values
+    stay as stored. The first frame is taken, and an EXIF rotation is not applied. Of 16-bit PPM and 16-bit gray PNG
+    with alpha, PIL gives the upper 8 bits only.
+
+    Args:
+        path: image file.
+        channels: 1 or 3.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be read as an image, is truncated, or has an unsupported pixel type (32-bit
+            integer, floating point); the message names it.
+    """
+    path = Path(path)
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such image file")
+    try:
+        with Image.open(path) as image:
+            pixels = _decode(image, path, channels)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as exc:  # PIL raises many kinds for damaged files: OSError, SyntaxError, struct.error, ...
+        raise ValueError(f"{path}: cannot be read as an image: {exc}") from exc
+    tensor = torch.from_numpy(pixels)
+    tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+    return tensor.expand(channels, -1, -1).contiguous()
+
+
+def _decode(image: Image.Image, path: Path, channels: int) -> Pixels:
+    """Pixels in [0, 1]: [H, W] of a gray image or when gray is asked for, else [H, W, 3]."""
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError(f"unsupported pixel type {image.mode!r}, only 8-bit and 16-bit integers are read")
+    if image.mode.startswith("I"):
+        return (np.asarray(image).astype(np.float64) / 65535).astype(np.float32)
+    if image.mode in ("RGB", "RGBA") and (low := _low_bytes(path)) is not None:
+        high = np.asarray(image, dtype=np.float64)[..., :3]
+        color = (256 * high + low[..., :3]) / 65535
+        return (color @ np.array(LUMA) if channels == 1 else color).astype(np.float32)
+    gray = channels == 1 or image.mode in ("1", "L", "LA", "La")
+    return np.asarray(image.convert("L" if gray else "RGB"), dtype=np.float32) / np.float32(255)
+
+
+def _low_bytes(path: Path) -> Pixels | None:
+    """Lower bytes [H, W, bands] of a color file with 16 bits a band; None for any other.
+
+    PIL opens such a file in an 8-bit mode and keeps the upper byte of each value. Decoding the same tiles with the
+    other byte order gives the lower one.
+    """
+    with Image.open(path) as image:
+        swapped: list[Any] = []
+        for tile in getattr(image, "tile", []):
+            *place, args = tile
+            raw, *rest = (args,) if isinstance(args, str) else args
+            if raw not in _OTHER_ORDER:
+                return None
+            args = (_OTHER_ORDER[raw], *rest) if rest else _OTHER_ORDER[raw]
+            swapped.append(getattr(tile, "_make", tuple)((*place, args)))
+        if not swapped:
+            return None
+        image.tile = swapped
+        return np.asarray(image, dtype=np.float64)
+
+
+def save_png(path: str | Path, image: Tensor) -> None:
+    """Write an image as 8-bit PNG: clipped to [0, 1], rounded to the nearest of 256 levels.
+
+    Args:
+        path: target, ends in .png; missing folders are made. Replaced in one step, see `write_atomic`.
+        image: [H, W], [1, H, W] or [3, H, W], floating point.
+
+    Raises:
+        ValueError: another suffix or shape, an integer dtype, or NaN in the image.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: expected a name that ends in .png")
+    if not image.is_floating_point() or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, 3)):
+        raise ValueError(f"{path}: expected a float image [H, W] or [1 or 3, H, W], got {tuple(image.shape)}")
+    if image.isnan().any():
+        raise ValueError(f"{path}: the image holds NaN")
+    levels = (image.detach().double().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    array = levels.permute(1, 2, 0).squeeze(2).numpy() if levels.ndim == 3 else levels.numpy()
+    picture = Image.fromarray(np.ascontiguousarray(array))
+    write_atomic(path, lambda file: picture.save(file, format="PNG"))
+
+
+def write_atomic(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Write a file whole or not at all: to a temporary file beside it, then renamed over it.
+
+    Args:
+        path: target; missing folders are made.
+        content: the bytes, or a function that writes them to an open binary file.
+
+    Raises:
+        OSError: it cannot be written. Whatever goes wrong, the old file stays and no temporary file is left.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

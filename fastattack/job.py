@@ -1,0 +1,161 @@
+"""The main job, without a terminal: images from files, noise, denoise, attack, measure. `cli` shows it, `report` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import metrics
+from .attacks import FGSM, PGD, AttackResult, DenoisingPGD
+from .attacks.base import Attack
+from .engine import Model, Progress
+from .images import find_images, read_image
+
+ATTACKS = ("denoising-pgd", "pgd", "fgsm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """What to attack, with what, on which images. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale."""
+
+    attack: str = "denoising-pgd"
+    sigma: float = 25.0
+    eps: float = 5 / 255
+    steps: int = 10
+    step: float | None = None
+    norm: str = "linf"
+    preserve_noise: bool = True
+    restarts: int = 1
+    seed: int = 0
+    max_batch: int = 4
+    device: str = "cpu"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.attack not in ATTACKS:
+            raise ValueError(f"attack: wanted one of {', '.join(ATTACKS)}, got {self.attack!r}")
+        if not 0 < self.sigma <= 255:
+            raise ValueError(f"sigma: wanted a noise level on the 0-255 scale, 0 < sigma <= 255, got {self.sigma:g}")
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One image: tensors (C, H, W) and the row of the report."""
+
+    row: dict[str, str | float]
+    clean: Tensor = field(repr=False)
+    noisy: Tensor = field(repr=False)
+    attacked: Tensor = field(repr=False)
+    denoised: Tensor = field(repr=False)
+    denoised_attacked: Tensor = field(repr=False)
+
+
+def build_attack(model: Model, config: JobConfig) -> Attack:
+    """The attack that the configuration names."""
+    if config.attack == "fgsm":
+        return FGSM(model, eps=config.eps, norm=config.norm, backend=config.backend)
+    common = {
+        "eps": config.eps, "steps": config.steps, "step": config.step, "norm": config.norm, "restarts": config.restarts,
+        "seed": config.seed, "backend": config.backend,
+    }  # fmt: skip
+    if config.attack == "pgd":
+        return PGD(model, **common)  # type: ignore[arg-type]
+    return DenoisingPGD(model, preserve_noise=config.preserve_noise, sigma=config.sigma / 255, **common)  # type: ignore[arg-type]
+
+
+def image_names(paths: list[Path]) -> list[str]:
+    """A name for each file: its stem, with a number behind where stems repeat."""
+    seen: dict[str, int] = {}
+    names = []
+    for path in paths:
+        stem, count = path.stem, seen.get(path.stem, 0)
+        seen[stem] = count + 1
+        names.append(stem if count == 0 else f"{stem}_{count + 1}")
+    return names
+
+
+def load_images(data: list[Path], channels: int) -> list[tuple[str, Tensor]]:
+    """(name, image (C, H, W)) for each file in ``data``; every file is read before anything is attacked."""
+    paths = find_images(data)
+    return [(name, read_image(path, channels)) for name, path in zip(image_names(paths), paths, strict=True)]
+
+
+def add_noise(clean: Tensor, sigma: float, seed: int, index: int) -> Tensor:
+    """clean + N(0, (sigma / 255)^2); depends on (seed, index) alone, so a batch split changes nothing."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
+    return clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
+
+
+def _batches(images: list[tuple[str, Tensor]], size: int) -> Iterator[list[int]]:
+    """Indices of images of one shape, at most ``size`` together, in order of first appearance."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, (_, image) in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(index)
+    for indices in by_shape.values():
+        for first in range(0, len(indices), size):
+            yield indices[first : first + size]
+
+
+def run_job(
+    model: Model,
+    images: list[tuple[str, Tensor]],
+    config: JobConfig,
+    progress: Callable[[int, Progress], None] | None = None,
+) -> Iterator[ImageResult]:
+    """Attack each image; results come batch by batch. ``progress`` gets (images in the batch, engine progress)."""
+    attack = build_attack(model, config)
+    for indices in _batches(images, config.max_batch):
+        clean = torch.stack([images[i][1] for i in indices])
+        noisy = torch.stack([add_noise(images[i][1], config.sigma, config.seed, i) for i in indices])
+        clean, noisy = clean.to(config.device), noisy.to(config.device)
+        size = len(indices)
+        shown = None if progress is None else (lambda p, size=size: progress(size, p))
+        with torch.no_grad():
+            denoised = model(noisy)
+        found = attack.run(noisy, clean, sample_ids=torch.tensor(indices), progress=shown)
+        with torch.no_grad():
+            denoised_attacked = model(found.adversarial)
+        rows = _rows([images[i][0] for i in indices], clean, noisy, denoised, found, denoised_attacked, config)
+        tensors = (clean, noisy, found.adversarial, denoised, denoised_attacked)
+        for k, row in enumerate(rows):
+            yield ImageResult(row, *(t[k].cpu() for t in tensors))
+
+
+def _rows(
+    names: list[str],
+    clean: Tensor,
+    noisy: Tensor,
+    denoised: Tensor,
+    found: AttackResult,
+    denoised_attacked: Tensor,
+    config: JobConfig,
+) -> list[dict[str, str | float]]:
+    """The figures of the report, in float64."""
+    x, y, adv = clean.double(), noisy.double(), found.adversarial.double()
+    before, after, delta = y - x, adv - x, adv - y
+    sigma = config.sigma / 255
+    columns = {
+        "psnr_noisy": metrics.psnr(noisy, clean),
+        "psnr_denoised": metrics.psnr(denoised, clean),
+        "psnr_attacked": metrics.psnr(denoised_attacked, clean),
+        "linf": delta.abs().flatten(1).amax(1),
+        "l2": delta.flatten(1).norm(dim=1),
+        "mean_shift": after.flatten(1).mean(1) - before.flatten(1).mean(1),
+        "norm_ratio": after.flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1),
+        "typicality_before": 0.5 * (before.square().flatten(1).mean(1) / sigma**2 - 1),
+        "typicality_after": 0.5 * (after.square().flatten(1).mean(1) / sigma**2 - 1),
+        "best_step": found.best_step,
+    }
+    lists = {name: values.tolist() for name, values in columns.items()}
+    return [{"name": name, **{key: values[k] for key, values in lists.items()}} for k, name in enumerate(names)]
+
+
+def summarise(rows: list[dict[str, str | float]]) -> dict[str, float]:
+    """Means over the images, and psnr_drop = mean(psnr_denoised - psnr_attacked)."""
+    keys = [key for key in rows[0] if key not in ("name", "best_step")]
+    means = {key: sum(float(row[key]) for row in rows) / len(rows) for key in keys}
+    return {"images": len(rows), **means, "psnr_drop": means["psnr_denoised"] - means["psnr_attacked"]}

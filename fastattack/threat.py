@@ -1,0 +1,38 @@
+"""What the attacker may do, as data: callables for "project" and "clip" could never be fused into one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .ops import check
+
+_NUMBER = torch.zeros(1)  # stands for the images in checks that come before there are any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """The set of allowed inputs around the original one.
+
+    Attributes:
+        norm: "linf" or "l2".
+        eps: radius on the scale of the images (5/255 for images in [0, 1]): a float or one for each sample, (B,).
+        bounds: (low, high) that every pixel respects, or None. A noisy input leaves [0, 1] by nature, and a denoiser is
+            trained on such inputs, so None is the default.
+        preserve_noise: keep the mean and norm of the noise (needs the clean image; excludes bounds and masks).
+    """
+
+    norm: str = "linf"
+    eps: float | Tensor
+    bounds: tuple[float, float] | None = None
+    preserve_noise: bool = False
+
+    def __post_init__(self) -> None:
+        check.require_norm(self.norm)
+        if not isinstance(self.eps, Tensor):
+            check.per_sample(self.eps, "eps", _NUMBER, least=0.0)
+        check.bounds_of(self.bounds, _NUMBER.dtype)
+        if self.preserve_noise and self.bounds is not None:
+            raise ValueError("bounds: wanted None with preserve_noise=True (clipping would change the noise's mean and norm)")

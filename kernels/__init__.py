@@ -1,0 +1,33 @@
+"""The Triton kernels, one file a stem; fastattack/ops/triton.py launches them."""
+
+from .common import BLOCK, MAX_TILES, largest
+from .noise_stats import noise_finish, noise_sums
+from .pgd_step import pgd_step_l2, pgd_step_linf, pgd_step_sums
+from .preserve_noise import MOMENTS, ROUNDS, STATE, SUMS, preserve_l2, preserve_linf, preserve_moments, preserve_round
+from .project import project_l2, project_linf, project_sums
+from .random_start import start_l2, start_linf, start_squares
+
+__all__ = [
+    "BLOCK",
+    "MAX_TILES",
+    "MOMENTS",
+    "ROUNDS",
+    "STATE",
+    "SUMS",
+    "largest",
+    "noise_finish",
+    "noise_sums",
+    "pgd_step_l2",
+    "pgd_step_linf",
+    "pgd_step_sums",
+    "preserve_l2",
+    "preserve_linf",
+    "preserve_moments",
+    "preserve_round",
+    "project_l2",
+    "project_linf",
+    "project_sums",
+    "start_l2",
+    "start_linf",
+    "start_squares",
+]

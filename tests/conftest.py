@@ -1,0 +1,26 @@
+"""What every test file uses: the backends under test, and where the real data are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels then run on the CPU
+
+from tests.subjects import NAMES, Subject, subject_called
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or os.environ.get("PYTEST_XDIST_WORKER"):
+        torch.set_num_threads(1)  # the workers share the cores
+
+
+@pytest.fixture(params=NAMES)
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    """One backend under test; public ops called with ``backend=subject.backend`` on ``subject.device`` run it."""
+    with subject_called(request.param) as found:
+        yield found
