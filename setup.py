@@ -48,7 +48,9 @@ class CMakeBuild(build_ext):
 
     def cmake(self, target: Path) -> None:
         # An editable install keeps its objects, so that the next one compiles only what changed.
-        build = (ROOT / "build" if self.editable_mode else Path(self.build_temp).resolve()) / f"cmake-{sys.version_info[1]}"
+        build = (
+            ROOT / "build" if self.editable_mode else Path(self.build_temp).resolve()
+        ) / f"cmake-{sys.version_info[1]}"
         build.mkdir(parents=True, exist_ok=True)
         nvcc = wanted_nvcc()
         options = [

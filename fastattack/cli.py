@@ -21,9 +21,13 @@ _OPTION = typer.Option
 
 @app.command()
 def attack(
-    model: Annotated[str, _OPTION(help="dncnn, ffdnet, ecndnet, n2n, or embedded (the small DnCNN in the package)")] = "embedded",
+    model: Annotated[
+        str, _OPTION(help="dncnn, ffdnet, ecndnet, n2n, or embedded (the small DnCNN in the package)")
+    ] = "embedded",
     weights: Annotated[Path | None, _OPTION(help="weight file of the model (.safetensors, .pt, .pth)")] = None,
-    data: Annotated[list[Path] | None, _OPTION(help="folder or image file; may be given again; default: packaged images")] = None,
+    data: Annotated[
+        list[Path] | None, _OPTION(help="folder or image file; may be given again; default: packaged images")
+    ] = None,
     attack: Annotated[str, _OPTION(help="denoising-pgd, pgd or fgsm")] = "denoising-pgd",
     sigma: Annotated[str, _OPTION(help="noise level on the 0-255 scale")] = "25",
     eps: Annotated[str, _OPTION(help="radius of the ball for images in [0, 1], such as 5/255")] = "5/255",

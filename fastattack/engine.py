@@ -1,7 +1,7 @@
 """The attack loop: start, gradient, step, best so far. The only one in the project.
 
-Nothing in the loop waits for the device: the best iterate and the search for non-finite numbers live in tensors that are
-read once, at the end.
+Nothing in the loop waits for the device: the best iterate and the search for non-finite numbers live in tensors that
+are read once, at the end.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .guard import fresh, left_as_found
 from .objectives import Objective
-from .ops import check, resolve
+from .ops import check
 from .ops.backend import Backend, Bounds, Scalar
+from .ops.dispatch import resolve
 from .threat import Threat
 
 Model = Callable[[Tensor], Any]
@@ -201,7 +202,7 @@ def _raise_if_bad(bad: Tensor, first: int) -> None:
         worst = min(samples, key=lambda i: steps[i])
         also = f", and {len(samples) - 1} more samples" if len(samples) > 1 else ""
         raise NonFiniteError(
-            f"model or objective: loss or gradient is NaN or infinite at step {steps[worst]} for sample {first + worst}{also}"
+            f"model or objective: NaN or infinity at step {steps[worst]} for sample {first + worst}{also}"
         )
 
 
@@ -252,7 +253,11 @@ def attack(
     bounds = check.bounds_of(threat.bounds, origin.dtype)
     size = schedule.max_batch or batch
     jobs = []
-    with torch.inference_mode(False), torch.no_grad(), left_as_found(model, origin.device, eval_mode=schedule.eval_mode):
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        left_as_found(model, origin.device, eval_mode=schedule.eval_mode),
+    ):
         source = _dense(fresh(origin))
         goal = fresh(target) if isinstance(target, Tensor) else target
         known = None if clean is None else _dense(fresh(clean))

@@ -29,14 +29,14 @@ def _flags(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(modules: list[nn.Module]) -> Iterator[None]:
+def _buffers(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
     kept = [(b, b._version, b.detach().clone()) for m in modules for b in m.buffers(recurse=False)]
     try:
         yield
     finally:
         with torch.no_grad():
             for buffer, version, value in kept:
-                if buffer._version != version:
+                if not eval_mode or buffer._version != version:  # batch norm's own kernels count no version
                     buffer.copy_(value)
 
 
@@ -56,11 +56,11 @@ def _random_state(device: torch.device) -> Iterator[None]:
 def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode: bool) -> Iterator[None]:
     """Inside: parameters need no gradient and, with ``eval_mode``, every module is in eval mode. After: as before.
 
-    Training flags, requires_grad flags, buffers that a forward pass wrote (batch norm in training mode) and torch's random
-    state are restored. ``.grad`` fields and hooks are never touched.
+    Training flags, requires_grad flags, buffers that a forward pass wrote (batch norm in training mode) and torch's
+    random state are restored. ``.grad`` fields and hooks are never touched.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    with _random_state(device), _buffers(modules), _flags(modules, eval_mode):
+    with _random_state(device), _buffers(modules, eval_mode), _flags(modules, eval_mode):
         yield
 
 

@@ -1,4 +1,4 @@
-"""The main job, without a terminal: images from files, noise, denoise, attack, measure. `cli` shows it, `report` writes it."""
+"""The main job, without a terminal: images, noise, denoise, attack, measure. `cli` shows it, `report` writes it."""
 
 from __future__ import annotations
 

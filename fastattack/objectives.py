@@ -17,9 +17,13 @@ Objective = Callable[[Any, Any], Tensor]
 
 def _pair(output: Any, target: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(output, Tensor):
-        raise TypeError(f"model: wanted a tensor as output, got {type(output).__name__}; pass an objective that takes it")
+        raise TypeError(
+            f"model: wanted a tensor as output, got {type(output).__name__}; pass an objective that takes it"
+        )
     if output.shape != target.shape:
-        raise ValueError(f"model: wanted an output of the target's shape {tuple(target.shape)}, got {tuple(output.shape)}")
+        raise ValueError(
+            f"model: wanted an output of the target's shape {tuple(target.shape)}, got {tuple(output.shape)}"
+        )
     wide = torch.promote_types(output.dtype, torch.float32)
     return output.to(wide), target.to(wide)
 

@@ -35,4 +35,6 @@ class Threat:
             check.per_sample(self.eps, "eps", _NUMBER, least=0.0)
         check.bounds_of(self.bounds, _NUMBER.dtype)
         if self.preserve_noise and self.bounds is not None:
-            raise ValueError("bounds: wanted None with preserve_noise=True (clipping would change the noise's mean and norm)")
+            raise ValueError(
+                "bounds: wanted None with preserve_noise=True (clipping would change the noise's mean and norm)"
+            )

@@ -71,7 +71,7 @@ def all_images(dtype: torch.dtype, device: str) -> Iterator[tuple[str, Images]]:
 
 
 def ulp_distance(a: Tensor, b: Tensor) -> float:
-    """Largest |a - b| in units of the spacing of b's dtype at max(|b|, 0.1), the scale of images; NaN must sit in the same places."""
+    """Largest |a - b| in units of b's spacing at max(|b|, 0.1), the scale of images; NaN sits in the same places."""
     assert a.dtype == b.dtype
     assert a.shape == b.shape
     assert torch.equal(a.isnan(), b.isnan())

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastattack.ops import cuda, cupy, launch, reference
+from fastattack.ops import check, cuda, cupy, launch, reference
 from fastattack.ops.backend import Backend, BackendUnavailable
 from tests import host
 
@@ -225,8 +225,8 @@ def test_other_arrays_share_memory() -> None:
             return self.inner.__dlpack_device__()
 
     inner = torch.zeros(3)
-    cupy.as_tensor(Array(inner)).fill_(1.0)
+    check.as_tensor(Array(inner), "x").fill_(1.0)
     assert inner.tolist() == [1.0, 1.0, 1.0]
-    assert cupy.as_tensor(inner) is inner
+    assert check.as_tensor(inner, "x") is inner
     with pytest.raises(TypeError, match="got list"):
-        cupy.as_tensor([1.0])
+        check.as_tensor([1.0], "x")

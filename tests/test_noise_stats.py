@@ -49,7 +49,7 @@ def test_magnitudes_at_the_ends_of_float32(subject: Subject, scale):
     assert got.typicality is None
     exact = noise.double().cpu() / scale  # what float32 kept of it, far from the ends of float64
     for value, want in ((got.l2, exact.norm()), (got.l1, exact.abs().sum()), (got.mean, exact.mean())):
-        assert value.double().item() / scale == pytest.approx(want.item(), rel=5e-3 if scale < 1e-37 else 1e-6)
+        assert value.double().item() / scale == pytest.approx(want.item(), rel=2e-2 if scale < 1e-37 else 1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])

@@ -149,8 +149,9 @@ def test_a_nan_is_not_hidden(subject: Subject):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    side=st.integers(1, 12), eps=st.floats(0, 0.2), attack=st.sampled_from(ATTACKS), norm=st.sampled_from(["linf", "l2"]),
-    seed=st.integers(0, 9999), far=st.floats(0, 100), kind=st.sampled_from(["contiguous", "strided", "channels_last"]),
+    side=st.integers(1, 12), eps=st.floats(0, 0.2), attack=st.sampled_from(ATTACKS),
+    norm=st.sampled_from(["linf", "l2"]), seed=st.integers(0, 9999), far=st.floats(0, 100),
+    kind=st.sampled_from(["contiguous", "strided", "channels_last"]),
 )  # fmt: skip
 def test_whatever_comes_the_set_is_not_left(side, eps, attack, norm, seed, far, kind):
     clean, origin, adv = noisy_case((2, 1, side, side), max(eps, 1e-3), attack, seed)

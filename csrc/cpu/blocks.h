@@ -94,10 +94,14 @@ struct MaskRun {
 template <class F>
 inline void with_storage(Dtype dtype, F f) {
   switch (dtype) {
-    case Dtype::f32: return f(float{});
-    case Dtype::f64: return f(double{});
-    case Dtype::f16: return f(half_t{});
-    case Dtype::bf16: return f(bfloat_t{});
+    case Dtype::f32:
+      return f(float{});
+    case Dtype::f64:
+      return f(double{});
+    case Dtype::f16:
+      return f(half_t{});
+    case Dtype::bf16:
+      return f(bfloat_t{});
   }
 }
 

@@ -38,8 +38,8 @@ T* pointer(Pointer address) {
   return reinterpret_cast<T*>(address);
 }
 
-// `walk` is None where every tensor is one contiguous run a sample, else ((4 sizes), (5 strides), (5 strides), ...): the
-// strides in the order in which the call names its tensors, mask last.
+// `walk` is None where every tensor is one contiguous run a sample, else ((4 sizes), (5 strides), (5 strides), ...):
+// the strides in the order in which the call names its tensors, mask last.
 class Walk {
  public:
   Walk(long long batch, long long count, const py::object& walk) : count_(count) {
@@ -68,8 +68,19 @@ void pgd_step(Pointer adv, Pointer grad, Pointer origin, Pointer mask, long long
               const py::object& walk, int dtype, int norm, double eps, Pointer eps_values, double step,
               Pointer step_values, double low, double high, int threads) {
   Walk w(batch, count, walk);
-  Call call{w.shape,         Dtype(dtype),  Norm(norm),  threads,        {eps, pointer<double>(eps_values)},
-            {step, pointer<double>(step_values)}, low, high, {}, {}, {}, {}, {}};
+  Call call{w.shape,
+            Dtype(dtype),
+            Norm(norm),
+            threads,
+            {eps, pointer<double>(eps_values)},
+            {step, pointer<double>(step_values)},
+            low,
+            high,
+            {},
+            {},
+            {},
+            {},
+            {}};
   call.adv = w.next(adv), call.grad = w.next(grad), call.origin = w.next(origin), call.mask = w.next(mask);
   py::gil_scoped_release release;
   kernels->pgd_step(call);
@@ -78,8 +89,8 @@ void pgd_step(Pointer adv, Pointer grad, Pointer origin, Pointer mask, long long
 void project(Pointer adv, Pointer origin, Pointer mask, long long batch, long long count, const py::object& walk,
              int dtype, int norm, double eps, Pointer eps_values, double low, double high, int threads) {
   Walk w(batch, count, walk);
-  Call call{w.shape, Dtype(dtype), Norm(norm), threads, {eps, pointer<double>(eps_values)}, {}, low, high,
-            {}, {}, {}, {}, {}};
+  Call call{w.shape, Dtype(dtype), Norm(norm), threads, {eps, pointer<double>(eps_values)}, {}, low, high, {},
+            {},      {},           {},         {}};
   call.adv = w.next(adv), call.origin = w.next(origin), call.mask = w.next(mask);
   py::gil_scoped_release release;
   kernels->project(call);
@@ -88,8 +99,8 @@ void project(Pointer adv, Pointer origin, Pointer mask, long long batch, long lo
 void preserve_noise(Pointer adv, Pointer origin, Pointer clean, long long batch, long long count,
                     const py::object& walk, int dtype, int norm, double eps, Pointer eps_values, int threads) {
   Walk w(batch, count, walk);
-  Call call{w.shape, Dtype(dtype), Norm(norm), threads, {eps, pointer<double>(eps_values)}, {}, 0, 0,
-            {}, {}, {}, {}, {}};
+  Call call{w.shape, Dtype(dtype), Norm(norm), threads, {eps, pointer<double>(eps_values)}, {}, 0, 0, {},
+            {},      {},           {},         {}};
   call.adv = w.next(adv), call.origin = w.next(origin), call.clean = w.next(clean);
   py::gil_scoped_release release;
   kernels->preserve_noise(call);
@@ -98,8 +109,13 @@ void preserve_noise(Pointer adv, Pointer origin, Pointer clean, long long batch,
 void noise_stats(Pointer noise, Pointer out, long long batch, long long count, const py::object& walk, int dtype,
                  double sigma, Pointer sigma_values, double mean, Pointer mean_values, int threads) {
   Walk w(batch, count, walk);
-  StatsCall call{w.shape, Dtype(dtype), threads, {sigma, pointer<double>(sigma_values)},
-                 {mean, pointer<double>(mean_values)}, w.next(noise), pointer<double>(out)};
+  StatsCall call{w.shape,
+                 Dtype(dtype),
+                 threads,
+                 {sigma, pointer<double>(sigma_values)},
+                 {mean, pointer<double>(mean_values)},
+                 w.next(noise),
+                 pointer<double>(out)};
   py::gil_scoped_release release;
   kernels->noise_stats(call);
 }
@@ -108,8 +124,21 @@ void random_start(Pointer adv, Pointer origin, long long batch, long long count,
                   int norm, double eps, Pointer eps_values, double low, double high, unsigned long long seed,
                   Pointer sample_ids, int threads) {
   Walk w(batch, count, walk);
-  StartCall call{{w.shape, Dtype(dtype), Norm(norm), threads, {eps, pointer<double>(eps_values)}, {}, low, high,
-                  {}, {}, {}, {}, {}}, seed, pointer<long long>(sample_ids)};
+  StartCall call{{w.shape,
+                  Dtype(dtype),
+                  Norm(norm),
+                  threads,
+                  {eps, pointer<double>(eps_values)},
+                  {},
+                  low,
+                  high,
+                  {},
+                  {},
+                  {},
+                  {},
+                  {}},
+                 seed,
+                 pointer<long long>(sample_ids)};
   call.common.adv = w.next(adv), call.common.origin = w.next(origin);
   py::gil_scoped_release release;
   kernels->random_start(call);

@@ -103,8 +103,8 @@ void step_l2_all(const Call& call) {
     for (int s = team.last(segments.number) - 1; s >= team.first(segments.number); --s)
       for_runs(call.shape, segments.first(s), segments.last(s), [&](const Index& i, i64 n, i64) {
         T* a = adv.open(call.adv, b, i, n);
-        apply_run<S>(a, grad.open(call.grad, b, i, n), origin.open(call.origin, b, i, n),
-                     mask.open(call.mask, b, i, n), n, l2, bounds);
+        apply_run<S>(a, grad.open(call.grad, b, i, n), origin.open(call.origin, b, i, n), mask.open(call.mask, b, i, n),
+                     n, l2, bounds);
         adv.close(a, call.adv, b, i, n);
       });
   });

@@ -95,9 +95,8 @@ void preserve_sample(Sample<S>& sample, Norm norm, double eps64) {
   PreserveState state = preserve_begin(m, count);
   for (int round = 0; round < PRESERVE_ROUNDS && state.done == 0.0; ++round) {
     auto map = preserve_at<T>(state.lambda, state.mu);
-    Sums q = sample.sum([eps, map](Sums& s, const T* a, const T* o, const T* c, i64 n) {
-      add_preserve(s, a, o, c, n, eps, map);
-    });
+    Sums q = sample.sum(
+        [eps, map](Sums& s, const T* a, const T* o, const T* c, i64 n) { add_preserve(s, a, o, c, n, eps, map); });
     preserve_advance(state, q.preserve, m, count);
   }
   auto map = preserve_finish_linf<T>(state);

@@ -73,7 +73,8 @@ double square_run(const float* normal, i64 n, double grid) {
 }
 
 // eps / |normals| of the sample: a pass without memory, over numbers that the second pass makes again.
-double normal_scale(Team& team, Partials<Square>& partials, const Segments& segments, const Sample& sample, double eps) {
+double normal_scale(Team& team, Partials<Square>& partials, const Segments& segments, const Sample& sample,
+                    double eps) {
   double grid = square_grid(segments.count);
   Square square = team_sum(team, partials, segments, [&](int s) {
     float buffer[BLOCK];

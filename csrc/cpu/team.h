@@ -1,6 +1,6 @@
-// Threads. A call either gives whole samples to the threads (small samples: each stays in one core's cache), or lets the
-// whole team work on one sample after the other. Sums are made of fixed segments, added in order: the same bits for any
-// number of threads.
+// Threads. A call either gives whole samples to the threads (small samples: each stays in one core's cache), or lets
+// the whole team work on one sample after the other. Sums are made of fixed segments, added in order: the same bits for
+// any number of threads.
 #pragma once
 #include <fastattack/base.h>
 
@@ -12,11 +12,11 @@
 namespace fastattack {
 inline namespace FA_ISA {
 
-constexpr i64 BLOCK = 1024;            // elements converted at a time: the buffers stay in L1
-constexpr i64 SEGMENT = 16 * BLOCK;    // the smallest share of a sample
-constexpr int MAX_SEGMENTS = 256;      // the shares grow with the sample, so partial sums fit on the stack
-constexpr i64 PARALLEL_FROM = 1 << 15; // elements below which a parallel region costs more than it gives
-constexpr i64 SPLIT_FROM = 1 << 17;    // elements of a sample above which the team shares it
+constexpr i64 BLOCK = 1024;             // elements converted at a time: the buffers stay in L1
+constexpr i64 SEGMENT = 16 * BLOCK;     // the smallest share of a sample
+constexpr int MAX_SEGMENTS = 256;       // the shares grow with the sample, so partial sums fit on the stack
+constexpr i64 PARALLEL_FROM = 1 << 15;  // elements below which a parallel region costs more than it gives
+constexpr i64 SPLIT_FROM = 1 << 17;     // elements of a sample above which the team shares it
 
 struct Segments {
   i64 count, length;
@@ -111,7 +111,8 @@ inline void for_elements(const Shape& shape, int threads, Body body) {
 #ifdef _OPENMP
   if (threads > 1) {
 #pragma omp parallel num_threads(threads)
-    share(units * omp_get_thread_num() / omp_get_num_threads(), units * (omp_get_thread_num() + 1) / omp_get_num_threads());
+    share(units * omp_get_thread_num() / omp_get_num_threads(),
+          units * (omp_get_thread_num() + 1) / omp_get_num_threads());
     return;
   }
 #endif

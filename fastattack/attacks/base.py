@@ -24,7 +24,7 @@ class AttackResult:
         loss: (B,) objective at ``adversarial``.
         best_step: (B,) number of steps after which it was found (0: the start).
         best_restart: (B,).
-        noise_before, noise_after: statistics of input - clean and of adversarial - clean; None where there is no clean image.
+        noise_before, noise_after: statistics of input - clean and of adversarial - clean; None without a clean image.
         seconds: wall-clock time of the loop.
     """
 
@@ -119,7 +119,9 @@ class Attack:
         return target
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(objective={_name(self.objective)}, threat={self.threat}, schedule={self.schedule})"
+        return (
+            f"{type(self).__name__}(objective={_name(self.objective)}, threat={self.threat}, schedule={self.schedule})"
+        )
 
 
 def _name(objective: Objective) -> str:

@@ -15,7 +15,7 @@ from .base import Attack
 class DenoisingPGD(Attack):
     """denoising-PGD (arXiv 2306.16050): climbs |D(y') - x|^2 over |y' - y|_p <= eps from a uniform point of the ball.
 
-    With ``preserve_noise`` each iterate is projected so that the noise y' - x keeps its mean and its norm, and with them
+    With ``preserve_noise`` each iterate is projected so that the noise y' - x keeps its mean and norm, and with them
     its place in the typical set of the noise distribution: the denoiser is attacked inside the distribution that it was
     trained for. There is no clamp to [0, 1]: noisy inputs leave it by nature.
 
@@ -25,7 +25,7 @@ class DenoisingPGD(Attack):
         steps, step: number and length of the steps; step=None means 2 eps / steps.
         norm: "linf" or "l2".
         preserve_noise: keep mean and norm of the noise. Excludes ``bounds``.
-        sigma: standard deviation of the noise on the scale of the images, for the typicality in the result; may be None.
+        sigma: standard deviation of the noise on the scale of the images, for the typicality in the result, or None.
         objective, bounds, random_start, restarts, keep, seed, max_batch, eval_mode, backend: as for fa.PGD.
 
     Raises:

@@ -1,10 +1,10 @@
 """The operations of an attack, fused: one memory pass where the maths allows.
 
-All work per sample over a batch (B, ...), on contiguous, channels_last and strided tensors. Storage float16, bfloat16 and
-float32 is computed in float32 (sums in float64), float64 in float64. A trailing underscore writes the first argument in
-place and returns it. ``eps``, ``step``: a float or a (B,) tensor, on the scale of the images. ``bounds``: (low, high) or
-None. ``mask``: broadcastable to the images, 0 keeps ``origin``. ``backend``: "auto", "reference", "cpu", "triton", "cuda"
-or "cupy".
+All work per sample over a batch (B, ...), on contiguous, channels_last and strided tensors. Storage float16, bfloat16
+and float32 is computed in float32 (sums in float64), float64 in float64. A trailing underscore writes the first
+argument in place and returns it. ``eps``, ``step``: a float or a (B,) tensor, on the scale of the images. ``bounds``:
+(low, high) or None. ``mask``: broadcastable to the images, 0 keeps ``origin``. ``backend``: "auto", "reference", "cpu", "triton",
+"cuda" or "cupy".
 
 Common errors: TypeError for a dtype or type that does not fit, ValueError for shapes, devices and values,
 BackendUnavailable for a backend that cannot run here. NaN in the tensors is not searched for: it comes out as NaN.
@@ -225,8 +225,8 @@ def noise_stats(
         table = library.noise_stats(noise, sigma, mean, backend)
     else:
         table = _noise_stats(noise, sigma, mean, backend)
-    columns = table.unbind(1)
-    return NoiseStats(*columns[:5], None if sigma is None else columns[5])
+    centre, std, l1, l2, linf, typicality = table.unbind(1)
+    return NoiseStats(centre, std, l1, l2, linf, None if sigma is None else typicality)
 
 
 def _noise_stats(noise: Tensor, sigma: Any, mean: Any, backend: str) -> Tensor:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 from .backend import Bounds, Scalar
@@ -21,7 +22,7 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if hasattr(value, "__dlpack__"):
-        shared: Tensor = torch.from_dlpack(value)
+        shared: Tensor = torch.utils.dlpack.from_dlpack(value)
         return shared
     raise TypeError(f"{name}: wanted a tensor (or an array with __dlpack__), got {type(value).__name__}")
 
@@ -51,9 +52,13 @@ def require_like(t: Tensor, first: Tensor, name: str, first_name: str) -> None:
 def require_writable(adv: Tensor, **others: Tensor) -> None:
     """adv can be written in place: no grad recorded, no element twice in memory, no memory shared with the rest."""
     if adv.requires_grad and torch.is_grad_enabled():
-        raise ValueError("adv: requires grad, and autograd does not see this in-place op; use torch.no_grad() or detach()")
+        raise ValueError(
+            "adv: requires grad, and autograd does not see this in-place op; use torch.no_grad() or detach()"
+        )
     if not adv.is_contiguous() and torch._debug_has_internal_overlap(adv) == 1:
-        raise ValueError(f"adv: wanted memory of its own for each element, got strides {adv.stride()} (an expanded view)")
+        raise ValueError(
+            f"adv: wanted memory of its own for each element, got strides {adv.stride()} (an expanded view)"
+        )
     address = adv.data_ptr()
     for name, other in others.items():
         if other.data_ptr() == address:
@@ -96,7 +101,9 @@ def per_sample(value: Any, name: str, like: Tensor, *, least: float = -math.inf,
         raise ValueError(f"{name}: wanted numbers{_at_least(least)}, got a smallest of {wide.min().item()}")
     if down and like.dtype is not torch.float64:
         narrow = wide.float()
-        narrow = torch.where(narrow.double().abs() > wide.abs(), torch.nextafter(narrow, torch.zeros_like(narrow)), narrow)
+        narrow = torch.where(
+            narrow.double().abs() > wide.abs(), torch.nextafter(narrow, torch.zeros_like(narrow)), narrow
+        )
         wide = narrow.double()
     return wide
 
@@ -158,7 +165,9 @@ def mask_of(mask: Any, adv: Tensor) -> Tensor | None:
     try:
         expanded: Tensor = mask.expand(adv.shape)
     except RuntimeError:
-        raise ValueError(f"mask: wanted a shape that broadcasts to {tuple(adv.shape)}, got {tuple(mask.shape)}") from None
+        raise ValueError(
+            f"mask: wanted a shape that broadcasts to {tuple(adv.shape)}, got {tuple(mask.shape)}"
+        ) from None
     return expanded
 
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from . import launch
 from .backend import Backend, BackendUnavailable
@@ -99,12 +97,3 @@ def load() -> Backend:
         raise BackendUnavailable("no CUDA device")
     source_root()
     return make_backend(cupy)
-
-
-def as_tensor(x: object) -> Tensor:
-    """A tensor as it is; a CuPy array (or any other DLPack exporter) as a tensor that shares its memory."""
-    if isinstance(x, Tensor):
-        return x
-    if not hasattr(x, "__dlpack__"):
-        raise TypeError(f"wanted a torch tensor or a CuPy array, got {type(x).__name__}")
-    return from_dlpack(x)

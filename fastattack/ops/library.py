@@ -1,7 +1,7 @@
 """The ops as `torch.library` custom ops, so that a compiled function goes through them without a graph break.
 
-Eager calls never come here: the dispatcher costs more than a small kernel. A custom op takes no "float or tensor", so each
-such argument travels as a pair, of which one is None.
+Eager calls never come here: the dispatcher costs more than a small kernel. A custom op takes no "float or tensor", so
+each such argument travels as a pair, of which one is None.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def preserve_noise(adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: A
 
 
 def noise_stats(noise: Tensor, sigma: Any, mean: Any, backend: str) -> Tensor:
-    return _noise_stats(noise, *_pair(sigma), *_pair(mean), backend)
+    stats: Tensor = _noise_stats(noise, *_pair(sigma), *_pair(mean), backend)
+    return stats
 
 
 def random_start(

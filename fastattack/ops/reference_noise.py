@@ -64,7 +64,9 @@ def solve_linf(t: Tensor, n: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tenso
         slope_lam, slope_mu = 0.5 * (zz - m.nn), _sum(z) - m.n
         error = torch.maximum(slope_mu.abs() / (m.count * m.nn).sqrt(), slope_lam.abs() / m.nn)
         better = ~done & ((error < best) | error.isnan())
-        best, best_lam, best_mu = (torch.where(better, x, y) for x, y in ((error, best), (lam, best_lam), (mu, best_mu)))
+        best, best_lam, best_mu = (
+            torch.where(better, x, y) for x, y in ((error, best), (lam, best_lam), (mu, best_mu))
+        )
         done = done | ~(error > GOAL)
         dual = 0.5 * zz - _sum(z * td) + lam * slope_lam + mu * slope_mu
         rise = dual >= dual_from - 1e-13 * m.tt

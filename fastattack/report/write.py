@@ -34,7 +34,9 @@ class ReportFolder:
             raise FileExistsError(f"out: {out} is a file, wanted a folder")
         if out.is_dir() and any(out.iterdir()):
             if not (out / "report.json").is_file():
-                raise FileExistsError(f"out: {out} holds something that is not a fastattack report; name another folder")
+                raise FileExistsError(
+                    f"out: {out} holds something that is not a fastattack report; name another folder"
+                )
             if not overwrite:
                 raise FileExistsError(f"out: {out} holds a report already; pass --overwrite or name another folder")
         self._rows: list[dict[str, str | float]] = []

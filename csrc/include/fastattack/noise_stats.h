@@ -5,7 +5,8 @@
 namespace fastattack {
 inline namespace FA_ISA {
 
-// Sums of x = noise - mean (shifted so that the variance does not cancel), and of |noise|; float64 data is scaled first.
+// Sums of x = noise - mean (shifted so that the variance does not cancel), and of |noise|; float64 data is scaled
+// first.
 struct NoiseSums {
   double sum, square, absolute, raw_square, largest;
 };

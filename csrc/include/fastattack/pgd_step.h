@@ -29,8 +29,8 @@ FA_HD T pgd_step_linf(T adv, T grad, T origin, T eps, T step, Bounds<T> bounds) 
   return clip(x, bounds.low, bounds.high);
 }
 
-// Sums over one sample, in double: float32 squares neither overflow nor vanish there. float64 data is scaled by powers of
-// two (`Scales`) that the caller chose from the largest entry.
+// Sums over one sample, in double: float32 squares neither overflow nor vanish there. float64 data is scaled by powers
+// of two (`Scales`) that the caller chose from the largest entry.
 struct StepSums {
   double gg, dg, dd;
 };

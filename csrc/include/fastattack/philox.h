@@ -1,4 +1,5 @@
-// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), and what is made of its words.
+// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), and what is made of its
+// words.
 //
 // key = (seed low, seed high); counter = (element index / 4, sample id low, sample id high, stream). Everything below
 // uses +, -, * and square root alone, each rounded once (no fused multiply-add), so every backend makes the same bits.

@@ -1,11 +1,11 @@
 // A uniform point of the ball. linf: independent uniforms. l2: the first d coordinates of a uniform point on the sphere
 // in d + 2 dimensions are uniform in the d-ball, so the radius needs no power function.
 //
-// Squared normals are summed as integers (multiples of 2^-k held exactly in double), so the order of the sum, and with it
-// the backend, thread count and block shape, cannot change a bit.
+// Squared normals are summed as integers (multiples of 2^-k held exactly in double), so the order of the sum, and with
+// it the backend, thread count and block shape, cannot change a bit.
 #pragma once
-#include "philox.h"
 #include "pgd_step.h"
+#include "philox.h"
 
 namespace fastattack {
 inline namespace FA_ISA {

@@ -1,8 +1,8 @@
 // The four storage types and the arithmetic type each is computed in.
 //
 // `round<S>(x)` gives the number of type S nearest to x, still held in the arithmetic type, so that kernels can compare
-// against the storage grid in registers. `step_back(s, delta)` is the neighbour of s on that grid against the direction of
-// delta. No branches and no boolean algebra: compilers vectorise selects between numbers only.
+// against the storage grid in registers. `step_back(s, delta)` is the neighbour of s on that grid against the direction
+// of delta. No branches and no boolean algebra: compilers vectorise selects between numbers only.
 #pragma once
 #include "base.h"
 

@@ -1,0 +1,5 @@
+"""python -m fastattack."""
+
+from .cli import main
+
+main()
