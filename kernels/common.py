@@ -192,7 +192,11 @@ def add_inward(origin, delta, STORAGE: tl.constexpr):
 
 @triton.jit
 def clip_to_ball_linf(x, origin, eps, STORAGE: tl.constexpr):
-    return clip(round_to(x, STORAGE), add_inward(origin, -eps, STORAGE), add_inward(origin, eps, STORAGE))
+    """x on the storage grid where that lies in the box, else the face of the box on x's side, rounded inwards."""
+    x = round_to(x, STORAGE)
+    moved = x - origin
+    face = add_inward(origin, tl.where(moved < 0, -eps, eps), STORAGE)
+    return tl.where(tl.abs(moved) > eps, face, x)
 
 
 @triton.jit

@@ -12,9 +12,16 @@ struct Index {
   i64 at[4];
 };
 
+// How long a run may be: any length where every tensor is used in its own memory, else what a buffer holds.
+template <class S, class... Views>
+FA_HD i64 longest_run(const Views&... views) {
+  bool own = sizeof(S) == sizeof(typename Storage<S>::real);
+  return own && ((views.stride[4] == 1 || !views.data) && ...) ? (i64)1 << 62 : BLOCK;
+}
+
 // f(index, count, position) over the runs of the innermost dimension that make up [first, last) of a sample.
 template <class F>
-FA_HD void for_runs(const Shape& shape, i64 first, i64 last, F f) {
+FA_HD void for_runs(const Shape& shape, i64 first, i64 last, i64 longest, F f) {
   const i64* size = shape.size;
   Index i;
   i64 rest = first;
@@ -25,7 +32,7 @@ FA_HD void for_runs(const Shape& shape, i64 first, i64 last, F f) {
   while (first < last) {
     i64 n = size[3] - i.at[3];
     n = n < last - first ? n : last - first;
-    n = n < BLOCK ? n : BLOCK;
+    n = n < longest ? n : longest;
     f(i, n, first);
     first += n;
     i.at[3] += n;

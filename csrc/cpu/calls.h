@@ -58,6 +58,7 @@ struct Kernels {
   void (*preserve_noise)(const Call&);
   void (*noise_stats)(const StatsCall&);
   void (*random_start)(const StartCall&);
+  void (*triad)(float*, const float*, const float*, long long, int);
 };
 
 }  // namespace fastattack

@@ -155,6 +155,10 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("preserve_noise", &preserve_noise);
   m.def("noise_stats", &noise_stats);
   m.def("random_start", &random_start);
+  m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
+    py::gil_scoped_release release;
+    kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);
+  });
   m.def("instruction_set", [] { return std::string(kernels->name); });
   m.def("use_instruction_set", [](const std::string& name) { kernels = find_kernels(name); });
 #ifdef _OPENMP

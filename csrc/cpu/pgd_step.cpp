@@ -2,6 +2,7 @@
 
 #include "blocks.h"
 #include "isa.h"
+#include "lanes.h"
 #include "scale.h"
 
 namespace fastattack {
@@ -33,12 +34,13 @@ void linf_run(T* __restrict adv, const T* __restrict grad, const T* __restrict o
 template <class S>
 void step_linf(const Call& call) {
   using T = typename Storage<S>::real;
+  i64 longest = longest_run<S>(call.adv, call.grad, call.origin, call.mask);
   for_elements(call.shape, call.threads, [&](i64 b, i64 first, i64 last) {
     T eps = (T)call.eps[b], step = (T)call.step[b];
     Bounds<T> bounds{(T)call.low, (T)call.high};
     Run<S> adv, grad, origin;
     MaskRun mask;
-    for_runs(call.shape, first, last, [&](const Index& i, i64 n, i64) {
+    for_runs(call.shape, first, last, longest, [&](const Index& i, i64 n, i64) {
       T* a = adv.open(call.adv, b, i, n);
       linf_run<S>(a, grad.open(call.grad, b, i, n), origin.open(call.origin, b, i, n), mask.open(call.mask, b, i, n), n,
                   eps, step, bounds);
@@ -50,19 +52,28 @@ void step_linf(const Call& call) {
 template <class T>
 StepSums sum_run(const T* adv, const T* grad, const T* origin, const u8* mask, i64 n, Scales scales) {
   double gg = 0, dg = 0, dd = 0;
-  if (!mask) {
 #pragma omp simd reduction(+ : gg, dg, dd)
-    for (i64 i = 0; i < n; ++i) {
-      StepSums t = step_terms(adv[i], grad[i], origin[i], scales);
-      gg += t.gg, dg += t.dg, dd += t.dd;
-    }
-    return StepSums{gg, dg, dd};
-  }
   for (i64 i = 0; i < n; ++i) {
-    StepSums t = step_terms(adv[i], grad[i], origin[i], scales);
-    if (mask[i]) gg += t.gg, dg += t.dg, dd += t.dd;
+    bool moves = mask ? mask[i] != 0 : true;
+    StepSums t = step_terms(moves ? adv[i] : origin[i], moves ? grad[i] : T(0), origin[i], scales);
+    gg += t.gg, dg += t.dg, dd += t.dd;
   }
   return StepSums{gg, dg, dd};
+}
+
+StepSums sum_run_fast(const float* adv, const float* grad, const float* origin, i64 n) {
+  HalfLanes gg{}, dg{}, dd{};
+  i64 rest = for_groups(n, [&](i64 i) {
+    Lanes sum_gg{}, sum_dg{}, sum_dd{};
+    for (i64 k = i; k < i + HOLD * LANES; k += LANES) {
+      Lanes g = load_lanes(grad + k), d = load_lanes(adv + k) - load_lanes(origin + k);
+      sum_gg += g * g, sum_dg += d * g, sum_dd += d * d;
+    }
+    add_lanes(gg, sum_gg), add_lanes(dg, sum_dg), add_lanes(dd, sum_dd);
+  });
+  StepSums sums = sum_run(adv + rest, grad + rest, origin + rest, nullptr, n - rest, Scales{1, 1});
+  accumulate(sums, StepSums{across(gg), across(dg), across(dd)});
+  return sums;
 }
 
 template <class S, class T>
@@ -85,23 +96,35 @@ template <class S>
 void step_l2_all(const Call& call) {
   using T = typename Storage<S>::real;
   Segments segments(call.shape.count());
+  i64 longest = longest_run<S>(call.adv, call.grad, call.origin, call.mask);
   for_samples<StepSums>(call.shape, call.threads, [&](Team& team, Partials<StepSums>& partials, i64 b) {
     Run<S> adv, grad, origin;
     MaskRun mask;
     Scales scales = step_scales<S>(call, team, b);
-    StepSums sums = team_sum(team, partials, segments, [&](int s) {
-      StepSums total{0, 0, 0};
-      for_runs(call.shape, segments.first(s), segments.last(s), [&](const Index& i, i64 n, i64) {
-        accumulate(total, sum_run(adv.open(call.adv, b, i, n), grad.open(call.grad, b, i, n),
-                                  origin.open(call.origin, b, i, n), mask.open(call.mask, b, i, n), n, scales));
+    auto sum = [&](bool exact) {
+      return team_sum(team, partials, segments, [&](int s) {
+        StepSums total{0, 0, 0};
+        for_runs(call.shape, segments.first(s), segments.last(s), longest, [&](const Index& i, i64 n, i64) {
+          const T *a = adv.open(call.adv, b, i, n), *g = grad.open(call.grad, b, i, n);
+          const T* o = origin.open(call.origin, b, i, n);
+          const u8* m = mask.open(call.mask, b, i, n);
+          if constexpr (sizeof(T) == sizeof(float)) {
+            if (!exact) return accumulate(total, sum_run_fast(a, g, o, n));
+          }
+          accumulate(total, sum_run(a, g, o, m, n, scales));
+        });
+        return total;
       });
-      return total;
-    });
+    };
+    // A mask, float64, or a ball so small that its square leaves float32: in double from the start.
+    bool exact = call.mask.data || sizeof(T) != sizeof(float) || call.eps[b] < SMALLEST_RADIUS;
+    StepSums sums = sum(exact);
+    if (!exact && !(in_range(sums.gg, segments.count) && sums.dd < 1e300)) sums = sum(true);
     StepL2<T> l2 = step_l2(sums, call.eps[b], call.step[b], scales, T(0));
     Bounds<T> bounds{(T)call.low, (T)call.high};
     // Backwards: what the reduction read last is still in the cache.
     for (int s = team.last(segments.number) - 1; s >= team.first(segments.number); --s)
-      for_runs(call.shape, segments.first(s), segments.last(s), [&](const Index& i, i64 n, i64) {
+      for_runs(call.shape, segments.first(s), segments.last(s), longest, [&](const Index& i, i64 n, i64) {
         T* a = adv.open(call.adv, b, i, n);
         apply_run<S>(a, grad.open(call.grad, b, i, n), origin.open(call.origin, b, i, n), mask.open(call.mask, b, i, n),
                      n, l2, bounds);

@@ -51,6 +51,7 @@ struct Sample {
   const Segments& segments;
   i64 b;
   Run<S> adv, origin, clean;
+  i64 longest = longest_run<S>(call.adv, call.origin, call.clean);
 
   // f(sums, adv, origin, clean, n) over the sample, added up.
   template <class F>
@@ -58,7 +59,7 @@ struct Sample {
     return team_sum(team, partials, segments, [&](int s) {
       Sums total{};
       for (double& x : total.at) x = 0;
-      for_runs(call.shape, segments.first(s), segments.last(s), [&](const Index& i, i64 n, i64) {
+      for_runs(call.shape, segments.first(s), segments.last(s), longest, [&](const Index& i, i64 n, i64) {
         f(total, adv.open(call.adv, b, i, n), origin.open(call.origin, b, i, n), clean.open(call.clean, b, i, n), n);
       });
       return total;
@@ -69,7 +70,7 @@ struct Sample {
   template <class F>
   void apply(F f) {
     for (int s = team.first(segments.number); s < team.last(segments.number); ++s)
-      for_runs(call.shape, segments.first(s), segments.last(s), [&](const Index& i, i64 n, i64) {
+      for_runs(call.shape, segments.first(s), segments.last(s), longest, [&](const Index& i, i64 n, i64) {
         T* __restrict a = adv.open(call.adv, b, i, n);
         const T* __restrict o = origin.open(call.origin, b, i, n);
         const T* __restrict c = clean.open(call.clean, b, i, n);
@@ -110,7 +111,7 @@ void preserve_noise(const Call& call) {
   with_storage(call.dtype, [&](auto s) {
     using S = decltype(s);
     for_samples<Sums>(call.shape, call.threads, [&](Team& team, Partials<Sums>& partials, i64 b) {
-      Sample<S> sample{call, team, partials, segments, b, {}, {}, {}};
+      Sample<S> sample{call, team, partials, segments, b};
       preserve_sample(sample, call.norm, call.eps[b]);
     });
   });

@@ -2,6 +2,7 @@
 
 #include "blocks.h"
 #include "isa.h"
+#include "lanes.h"
 #include "scale.h"
 
 namespace fastattack {
@@ -31,10 +32,11 @@ void linf_run(T* __restrict adv, const T* __restrict origin, const u8* mask, i64
 template <class S>
 void project_linf_all(const Call& call) {
   using T = typename Storage<S>::real;
+  i64 longest = longest_run<S>(call.adv, call.origin, call.mask);
   for_elements(call.shape, call.threads, [&](i64 b, i64 first, i64 last) {
     Run<S> adv, origin;
     MaskRun mask;
-    for_runs(call.shape, first, last, [&](const Index& i, i64 n, i64) {
+    for_runs(call.shape, first, last, longest, [&](const Index& i, i64 n, i64) {
       T* a = adv.open(call.adv, b, i, n);
       linf_run<S>(a, origin.open(call.origin, b, i, n), mask.open(call.mask, b, i, n), n, (T)call.eps[b],
                   Bounds<T>{(T)call.low, (T)call.high});
@@ -46,13 +48,25 @@ void project_linf_all(const Call& call) {
 template <class T>
 double square_run(const T* adv, const T* origin, const u8* mask, i64 n, double scale) {
   double sum = 0;
-  if (!mask) {
 #pragma omp simd reduction(+ : sum)
-    for (i64 i = 0; i < n; ++i) sum += delta_square(adv[i], origin[i], scale);
-    return sum;
+  for (i64 i = 0; i < n; ++i) {
+    bool moves = mask ? mask[i] != 0 : true;
+    sum += delta_square(moves ? adv[i] : origin[i], origin[i], scale);
   }
-  for (i64 i = 0; i < n; ++i) sum += mask[i] ? delta_square(adv[i], origin[i], scale) : 0.0;
   return sum;
+}
+
+double square_run_fast(const float* adv, const float* origin, i64 n) {
+  HalfLanes total{};
+  i64 rest = for_groups(n, [&](i64 i) {
+    Lanes sum{};
+    for (i64 k = i; k < i + HOLD * LANES; k += LANES) {
+      Lanes d = load_lanes(adv + k) - load_lanes(origin + k);
+      sum += d * d;
+    }
+    add_lanes(total, sum);
+  });
+  return across(total) + square_run(adv + rest, origin + rest, nullptr, n - rest, 1.0);
 }
 
 template <class S, class T>
@@ -68,21 +82,34 @@ template <class S>
 void project_l2_all(const Call& call) {
   using T = typename Storage<S>::real;
   Segments segments(call.shape.count());
+  i64 longest = longest_run<S>(call.adv, call.origin, call.mask);
   for_samples<Square>(call.shape, call.threads, [&](Team& team, Partials<Square>& partials, i64 b) {
     Run<S> adv, origin;
     MaskRun mask;
     double scale = step_scales<S>(call, team, b).delta;
-    Square square = team_sum(team, partials, segments, [&](int s) {
-      Square total{0};
-      for_runs(call.shape, segments.first(s), segments.last(s), [&](const Index& i, i64 n, i64) {
-        total.sum += square_run(adv.open(call.adv, b, i, n), origin.open(call.origin, b, i, n),
-                                mask.open(call.mask, b, i, n), n, scale);
+    auto sum = [&](bool exact) {
+      return team_sum(team, partials, segments, [&](int s) {
+        Square total{0};
+        for_runs(call.shape, segments.first(s), segments.last(s), longest, [&](const Index& i, i64 n, i64) {
+          const T *a = adv.open(call.adv, b, i, n), *o = origin.open(call.origin, b, i, n);
+          const u8* m = mask.open(call.mask, b, i, n);
+          if constexpr (sizeof(T) == sizeof(float)) {
+            if (!exact) {
+              total.sum += square_run_fast(a, o, n);
+              return;
+            }
+          }
+          total.sum += square_run(a, o, m, n, scale);
+        });
+        return total;
       });
-      return total;
-    });
+    };
+    bool exact = call.mask.data || sizeof(T) != sizeof(float) || call.eps[b] < SMALLEST_RADIUS;
+    Square square = sum(exact);
+    if (!exact && !(square.sum < 1e300)) square = sum(true);
     T shrink = (T)shrink_to(root(square.sum) / scale, call.eps[b]);
     for (int s = team.last(segments.number) - 1; s >= team.first(segments.number); --s)
-      for_runs(call.shape, segments.first(s), segments.last(s), [&](const Index& i, i64 n, i64) {
+      for_runs(call.shape, segments.first(s), segments.last(s), longest, [&](const Index& i, i64 n, i64) {
         T* a = adv.open(call.adv, b, i, n);
         apply_run<S>(a, origin.open(call.origin, b, i, n), mask.open(call.mask, b, i, n), n, shrink,
                      Bounds<T>{(T)call.low, (T)call.high});

@@ -104,7 +104,7 @@ void start_all(const StartCall& start) {
     Run<S> adv, origin;
     float random[BLOCK];
     for (int s = team.first(segments.number); s < team.last(segments.number); ++s)
-      for_runs(call.shape, segments.first(s), segments.last(s), [&](const Index& i, i64 n, i64 position) {
+      for_runs(call.shape, segments.first(s), segments.last(s), BLOCK, [&](const Index& i, i64 n, i64 position) {
         (linf ? uniforms : normals)(random, sample, position, n);
         T* __restrict a = adv.open(call.adv, b, i, n);
         const T* __restrict o = origin.open(call.origin, b, i, n);

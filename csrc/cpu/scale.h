@@ -13,7 +13,7 @@ double largest_in(const Shape& shape, const View& view, const View& mask, i64 b,
   Run<S> run;
   MaskRun mask_run;
   double largest = 0;
-  for_runs(shape, first, last, [&](const Index& i, i64 n, i64) {
+  for_runs(shape, first, last, BLOCK, [&](const Index& i, i64 n, i64) {
     auto* x = run.open(view, b, i, n);
     const u8* m = mask_run.open(mask, b, i, n);
     for (i64 k = 0; k < n; ++k) {

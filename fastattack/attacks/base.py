@@ -115,7 +115,7 @@ class Attack:
             raise ValueError("mask: wanted None with preserve_noise=True (the projection moves every pixel)")
         if not isinstance(target, Tensor):
             raise TypeError(f"target: wanted the clean images with preserve_noise=True, got {type(target).__name__}")
-        check.require_like(target, x, "target", "the input")
+        check.require_alike("the input", x, ("target", target))
         return target
 
     def __repr__(self) -> str:

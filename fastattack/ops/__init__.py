@@ -3,8 +3,8 @@
 All work per sample over a batch (B, ...), on contiguous, channels_last and strided tensors. Storage float16, bfloat16
 and float32 is computed in float32 (sums in float64), float64 in float64. A trailing underscore writes the first
 argument in place and returns it. ``eps``, ``step``: a float or a (B,) tensor, on the scale of the images. ``bounds``:
-(low, high) or None. ``mask``: broadcastable to the images, 0 keeps ``origin``. ``backend``: "auto", "reference", "cpu", "triton",
-"cuda" or "cupy".
+(low, high) or None. ``mask``: broadcastable to the images, 0 keeps ``origin``. ``backend``: "auto", "reference", "cpu",
+"triton", "cuda" or "cupy".
 
 Common errors: TypeError for a dtype or type that does not fit, ValueError for shapes, devices and values,
 BackendUnavailable for a backend that cannot run here. NaN in the tensors is not searched for: it comes out as NaN.
@@ -91,8 +91,7 @@ def pgd_step_(
     result, adv = adv, check.as_tensor(adv, "adv")
     grad, origin = check.as_tensor(grad, "grad"), check.as_tensor(origin, "origin")
     check.require_images(adv, "adv")
-    check.require_like(grad, adv, "grad", "adv")
-    check.require_like(origin, adv, "origin", "adv")
+    check.require_alike("adv", adv, ("grad", grad), ("origin", origin))
     check.require_norm(norm)
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=True)
     size = check.per_sample(step, "step", adv)
@@ -101,7 +100,7 @@ def pgd_step_(
     table = resolve(adv.device, backend)
     if adv.numel() == 0:
         return result
-    check.require_writable(adv, grad=grad, origin=origin)
+    check.require_writable(adv, ("grad", grad), ("origin", origin))
     if _too_many_dims(adv, grad, origin) or (where is not None and _too_many_dims(adv, where)):
         copy = adv.contiguous()
         where = None if where is None else where.contiguous()
@@ -138,7 +137,7 @@ def project_(
     result, adv = adv, check.as_tensor(adv, "adv")
     origin = check.as_tensor(origin, "origin")
     check.require_images(adv, "adv")
-    check.require_like(origin, adv, "origin", "adv")
+    check.require_alike("adv", adv, ("origin", origin))
     check.require_norm(norm)
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=True)
     box = check.bounds_of(bounds, adv.dtype)
@@ -146,7 +145,7 @@ def project_(
     table = resolve(adv.device, backend)
     if adv.numel() == 0:
         return result
-    check.require_writable(adv, origin=origin)
+    check.require_writable(adv, ("origin", origin))
     if _too_many_dims(adv, origin) or (where is not None and _too_many_dims(adv, where)):
         copy = adv.contiguous()
         table.project(copy, origin.contiguous(), None if where is None else where.contiguous(), norm, radius, box)
@@ -182,14 +181,13 @@ def preserve_noise_(
     result, adv = adv, check.as_tensor(adv, "adv")
     origin, clean = check.as_tensor(origin, "origin"), check.as_tensor(clean, "clean")
     check.require_images(adv, "adv")
-    check.require_like(origin, adv, "origin", "adv")
-    check.require_like(clean, adv, "clean", "adv")
+    check.require_alike("adv", adv, ("origin", origin), ("clean", clean))
     check.require_norm(norm)
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=True)
     table = resolve(adv.device, backend)
     if adv.numel() == 0:
         return result
-    check.require_writable(adv, origin=origin, clean=clean)
+    check.require_writable(adv, ("origin", origin), ("clean", clean))
     if _too_many_dims(adv, origin, clean):
         copy = adv.contiguous()
         table.preserve_noise(copy, origin.contiguous(), clean.contiguous(), norm, radius)
@@ -272,7 +270,7 @@ def random_start_(
     result, adv = adv, check.as_tensor(adv, "adv")
     origin = check.as_tensor(origin, "origin")
     check.require_images(adv, "adv")
-    check.require_like(origin, adv, "origin", "adv")
+    check.require_alike("adv", adv, ("origin", origin))
     check.require_norm(norm)
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=True)
     box = check.bounds_of(bounds, adv.dtype)
@@ -280,7 +278,7 @@ def random_start_(
     table = resolve(adv.device, backend)
     if adv.numel() == 0:
         return result
-    check.require_writable(adv, origin=origin)
+    check.require_writable(adv, ("origin", origin))
     if _too_many_dims(adv, origin):
         copy = adv.contiguous()
         table.random_start(copy, origin.contiguous(), norm, radius, box, number, ids)

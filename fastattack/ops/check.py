@@ -43,13 +43,15 @@ def require_images(t: Tensor, name: str) -> None:
         raise ValueError(f"{name}: wanted at least one element in each sample, got shape {tuple(t.shape)}")
 
 
-def require_like(t: Tensor, first: Tensor, name: str, first_name: str) -> None:
-    """The shape, dtype and device of ``first``."""
-    if t.shape != first.shape or t.dtype != first.dtype or t.device != first.device:
-        raise ValueError(f"{name}: wanted {_describe(first)} as {first_name} has, got {_describe(t)}")
+def require_alike(first_name: str, first: Tensor, *others: tuple[str, Tensor]) -> None:
+    """All have the shape, dtype and device of ``first``."""
+    shape, dtype, device = first.shape, first.dtype, first.device
+    for name, t in others:
+        if t.shape != shape or t.dtype is not dtype or t.device != device:
+            raise ValueError(f"{name}: wanted {_describe(first)} as {first_name} has, got {_describe(t)}")
 
 
-def require_writable(adv: Tensor, **others: Tensor) -> None:
+def require_writable(adv: Tensor, *others: tuple[str, Tensor]) -> None:
     """adv can be written in place: no grad recorded, no element twice in memory, no memory shared with the rest."""
     if adv.requires_grad and torch.is_grad_enabled():
         raise ValueError(
@@ -60,7 +62,7 @@ def require_writable(adv: Tensor, **others: Tensor) -> None:
             f"adv: wanted memory of its own for each element, got strides {adv.stride()} (an expanded view)"
         )
     address = adv.data_ptr()
-    for name, other in others.items():
+    for name, other in others:
         if other.data_ptr() == address:
             raise ValueError(f"{name}: shares its memory with adv, which this op overwrites; pass a clone")
 
@@ -71,8 +73,12 @@ def require_norm(norm: str) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _float32_down(value: float) -> float:
-    """The largest float32 magnitude that is not above |value|, with its sign: the ball never grows by rounding."""
+def _one(value: float, name: str, least: float, down: bool) -> float:
+    """One number, checked. ``down``: the largest float32 magnitude not above it, so that no ball grows by rounding."""
+    if not value >= least:
+        raise ValueError(f"{name}: wanted a number{_at_least(least)}, got {value}")
+    if not down:
+        return value
     narrow = torch.tensor(value, dtype=torch.float32)
     if abs(narrow.item()) > abs(value):
         narrow = torch.nextafter(narrow, torch.zeros(()))
@@ -85,12 +91,8 @@ def per_sample(value: Any, name: str, like: Tensor, *, least: float = -math.inf,
     ``down`` rounds towards zero to float32 where ``like`` is computed in float32.
     """
     if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            value = _number(value, name)
-        number = float(value)
-        if not number >= least:
-            raise ValueError(f"{name}: wanted a number{_at_least(least)}, got {value}")
-        return _float32_down(number) if down and like.dtype is not torch.float64 else number
+        number = value if type(value) is float else _number(value, name)
+        return _one(number, name, least, down and like.dtype is not torch.float64)
     if value.dim() == 0:
         return per_sample(value.item(), name, like, least=least, down=down)
     batch = like.shape[0]

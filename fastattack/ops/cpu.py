@@ -22,7 +22,7 @@ def _walk(layout: Layout | None) -> tuple[int, int, tuple[object, ...] | None]:
 
 def _scalar(value: Scalar) -> tuple[float, int]:
     """(value, pointer): the pointer is 0 where one value serves all samples."""
-    return (0.0, value.data_ptr()) if isinstance(value, Tensor) else (value, 0)
+    return (value, 0) if type(value) is float else (0.0, value.data_ptr())  # type: ignore[union-attr]
 
 
 def load() -> Backend:

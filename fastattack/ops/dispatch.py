@@ -49,13 +49,6 @@ def available() -> dict[str, str | None]:
     return reasons
 
 
-def requested(backend: str) -> str:
-    """What the caller, the context or the environment asks for."""
-    if backend != "auto":
-        return backend
-    return _chosen.get() or _ENVIRONMENT or "auto"
-
-
 def runs_on(name: str, device_type: str) -> bool:
     """Whether a backend takes tensors of that device (triton under its interpreter takes CPU tensors)."""
     if name == "reference":
@@ -74,12 +67,10 @@ def resolve(device: torch.device, backend: str = "auto") -> Backend:
     An explicit request that cannot be met raises BackendUnavailable with what is available and why the rest is not;
     only "auto" falls back.
     """
-    name = requested(backend)
+    name = backend if backend != "auto" else _chosen.get() or _ENVIRONMENT or "auto"
     kind = device.type
     if name == "auto":
-        if kind not in _auto:
-            _auto[kind] = _best(kind)
-        return _auto[kind]
+        return _auto.get(kind) or _auto.setdefault(kind, _best(kind))
     try:
         found = load(name)
     except BackendUnavailable as error:

@@ -61,8 +61,11 @@ def clip(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
 
 
 def clip_to_ball_linf(x: Tensor, origin: Tensor, eps: Tensor, storage: torch.dtype) -> Tensor:
-    eps = eps.expand_as(origin)
-    return clip(x.to(storage).to(x.dtype), add_inward(origin, -eps, storage), add_inward(origin, eps, storage))
+    """x on the storage grid where that lies in the box, else the face of the box on x's side, rounded inwards."""
+    x = x.to(storage).to(x.dtype)
+    moved = x - origin
+    face = add_inward(origin, torch.where(moved < 0, -eps, eps), storage)
+    return torch.where(moved.abs() > eps, face, x)
 
 
 def shrink_to(norm: Tensor, eps: Tensor) -> Tensor:

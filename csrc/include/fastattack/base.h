@@ -82,6 +82,11 @@ FA_HD double root(double x) {
 FA_HD float magnitude(float x) { return float_of(bits_of(x) & 0x7fffffffu); }
 FA_HD double magnitude(double x) { return double_of(bits_of(x) & 0x7fffffffffffffffull); }
 
+FA_HD float with_sign_of(float size, float x) { return float_of(bits_of(size) | (bits_of(x) & 0x80000000u)); }
+FA_HD double with_sign_of(double size, double x) {
+  return double_of(bits_of(size) | (bits_of(x) & 0x8000000000000000ull));
+}
+
 // The comparisons are written so that a NaN in x comes out as NaN: a wrong gradient must stay visible.
 template <class T>
 FA_HD T clip(T x, T low, T high) {

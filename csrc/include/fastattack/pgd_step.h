@@ -20,7 +20,11 @@ FA_HD T signed_step(T grad, T step) {
 
 template <class S, class T>
 FA_HD T clip_to_ball_linf(T x, T origin, T eps) {
-  return clip(Storage<S>::round(x), add_inward<S>(origin, -eps), add_inward<S>(origin, eps));
+  // On the storage grid where that lies in the box, else the face of the box on x's side, rounded inwards.
+  x = Storage<S>::round(x);
+  T moved = x - origin;
+  T face = add_inward<S>(origin, with_sign_of(eps, moved));
+  return magnitude(moved) > eps ? face : x;
 }
 
 template <class S, class T>

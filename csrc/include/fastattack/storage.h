@@ -19,11 +19,11 @@ struct bfloat_t {
 template <class S>
 struct Storage;
 
-// The change of s's bit pattern that moves it by `unit` against delta: signs that differ mean away from zero (+unit).
-template <i32 unit>
-FA_HD u32 towards(float s, float delta) {
+// The bit pattern of s moved by 2^shift against delta: signs that differ mean away from zero (+), else towards it (-).
+template <int shift>
+FA_HD float moved_back(float s, float delta) {
   i32 differ = (i32)(bits_of(s) ^ bits_of(delta)) >> 31;
-  return (u32)(-unit - 2 * unit * differ);
+  return float_of(bits_of(s) - ((u32)(differ | 1) << shift));
 }
 
 template <>
@@ -33,8 +33,7 @@ struct Storage<float> {
   static FA_HD float store(float x) { return x; }
   static FA_HD float round(float x) { return x; }
   static FA_HD float step_back(float s, float delta) {
-    float moved = float_of(bits_of(s) + towards<1>(s, delta));
-    return s == 0.0f ? s : moved;
+    return moved_back<0>(s, delta);  // never asked of s = 0: a float32 sum that rounds to zero is exact
   }
 };
 
@@ -46,8 +45,7 @@ struct Storage<double> {
   static FA_HD double round(double x) { return x; }
   static FA_HD double step_back(double s, double delta) {
     i64 differ = (i64)(bits_of(s) ^ bits_of(delta)) >> 63;
-    double moved = double_of(bits_of(s) + (u64)(-2 * differ - 1));
-    return s == 0.0 ? s : moved;
+    return double_of(bits_of(s) - (u64)(differ | 1));
   }
 };
 
@@ -64,8 +62,8 @@ struct Storage<bfloat_t> {
     return x == x ? float_of(r) : float_of(0x7fc00000u);
   }
   static FA_HD float step_back(float s, float delta) {
-    float moved = float_of(bits_of(s) + towards<0x10000>(s, delta));
-    return s == 0.0f ? s : moved;
+    float beyond_zero = delta < 0.0f ? 0x1p-133f : -0x1p-133f;
+    return s == 0.0f ? beyond_zero : moved_back<16>(s, delta);
   }
 };
 
@@ -100,7 +98,7 @@ struct Storage<half_t> {
     return float_of(r | (b & 0x80000000u));
   }
   static FA_HD float step_back(float s, float delta) {
-    float normal = float_of(bits_of(s) + towards<0x2000>(s, delta));
+    float normal = moved_back<13>(s, delta);
     float small = s - (delta < 0.0f ? -0x1p-24f : 0x1p-24f);
     float largest = delta < 0.0f ? -65504.0f : 65504.0f;  // what is left of an infinite sum
     normal = magnitude(s) > 65504.0f ? largest : normal;

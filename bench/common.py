@@ -1,0 +1,50 @@
+"""What the benchmarks share: sizes, inputs, the ways to run an op, and the check that stands before each timing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+SIZES = {"64x64": (1, 1, 64, 64), "batch32": (32, 3, 512, 512)}
+EPS, STEP = 5 / 255, 1 / 255
+
+
+@dataclass(frozen=True)
+class Inputs:
+    adv: Tensor
+    grad: Tensor
+    origin: Tensor
+    clean: Tensor
+
+    @property
+    def bytes_each(self) -> int:
+        return self.adv.numel() * self.adv.element_size()
+
+
+def inputs(size: str, dtype: torch.dtype = torch.float32) -> Inputs:
+    g = torch.Generator().manual_seed(0)
+    shape = SIZES[size]
+    clean = torch.rand(shape, generator=g)
+    origin = clean + 0.1 * torch.randn(shape, generator=g)
+    adv = origin + 0.01 * torch.randn(shape, generator=g)
+    grad = 1e-4 * torch.randn(shape, generator=g)
+    return Inputs(*(t.to(dtype) for t in (adv, grad, origin, clean)))
+
+
+def compiled(function: Callable[..., object]) -> Callable[..., object]:
+    """torch.compile, with the shapes fixed: its strongest form."""
+    return torch.compile(function, dynamic=False)
+
+
+def timed(benchmark, function: Callable[[], object], moved: int) -> None:
+    """Runs the benchmark; ``moved``: the bytes that must move, for GB/s."""
+    benchmark.pedantic(function, rounds=7, warmup_rounds=2) if moved > 1 << 22 else benchmark(function)
+    if benchmark.stats:
+        benchmark.extra_info["GB/s"] = round(moved / benchmark.stats.stats.median / 1e9, 2)
+
+
+both_sizes = pytest.mark.parametrize("size", list(SIZES))

@@ -1,0 +1,72 @@
+"""The ops in plain PyTorch, as a careful user writes them: out of place, in place, and for torch.compile."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def linf(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> Tensor:
+    return torch.minimum(torch.maximum(adv + step * grad.sign(), origin - eps), origin + eps)
+
+
+def linf_(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> Tensor:
+    """In place: one buffer, which the gradient of this step lends."""
+    adv.add_(grad.sign_(), alpha=step)
+    adv.sub_(origin).clamp_(-eps, eps).add_(origin)
+    return adv
+
+
+def linf_copy(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> None:
+    """For torch.compile: one fused kernel that writes adv."""
+    adv.copy_((adv + step * grad.sign() - origin).clamp(-eps, eps) + origin)
+
+
+def l2(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> Tensor:
+    delta = adv + step * grad / _norm(grad).clamp(min=1e-30) - origin
+    return origin + delta * (eps / _norm(delta).clamp(min=1e-30)).clamp(max=1)
+
+
+def l2_(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> Tensor:
+    adv.addcdiv_(grad, _norm(grad).clamp_(min=1e-30), value=step).sub_(origin)
+    return adv.mul_((eps / _norm(adv).clamp_(min=1e-30)).clamp_(max=1)).add_(origin)
+
+
+def l2_copy(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> None:
+    adv.copy_(l2(adv, grad, origin, eps, step))
+
+
+def l2_one_reduction(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> None:
+    """As our kernel does it, for torch.compile: the norm after the step from three sums of one pass."""
+    d = (adv - origin).flatten(1)
+    g = grad.flatten(1)
+    gg, dg, dd = (g * g).sum(1), (d * g).sum(1), (d * d).sum(1)
+    c = step / gg.sqrt().clamp(min=1e-30)
+    after = (dd + 2 * c * dg + c * c * gg).clamp(min=0).sqrt()
+    r = (eps / after.clamp(min=1e-30)).clamp(max=1)
+    wide = [-1] + [1] * (adv.dim() - 1)
+    adv.copy_(origin + r.reshape(wide) * (adv - origin + c.reshape(wide) * grad))
+
+
+def stats(noise: Tensor, sigma: float) -> tuple[Tensor, ...]:
+    n = noise.flatten(1)
+    square = (n * n).mean(1)
+    return (
+        n.mean(1), n.std(1, correction=0), n.abs().sum(1), torch.linalg.vector_norm(n, dim=1), n.abs().amax(1),
+        0.5 * (square / sigma**2 - 1),
+    )  # fmt: skip
+
+
+def recentre(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: int = 4) -> Tensor:
+    """What a user writes for preserve_noise_: recentre, rescale, clip, and again; it does not reach the tolerances."""
+    n, t = origin - clean, adv - clean
+    dims = tuple(range(1, n.dim()))
+    centre, spread = n.mean(dims, keepdim=True), n.std(dims, keepdim=True, correction=0)
+    for _ in range(rounds):
+        t = (t - t.mean(dims, keepdim=True)) * (spread / t.std(dims, keepdim=True, correction=0)) + centre
+        t = torch.minimum(torch.maximum(t, n - eps), n + eps)
+    return clean + t

@@ -1,0 +1,56 @@
+// Sums of float32 terms at the speed of the memory: sixteen lanes in float32 for a few vectors, then into double.
+//
+// A square of float32 can overflow or vanish in float32. Whoever sums here looks at the result (`in_range`) and sums again
+// in double where it says no, which images and their gradients never make it say.
+#pragma once
+#include <fastattack/base.h>
+
+namespace fastattack {
+inline namespace FA_ISA {
+
+constexpr int LANES = 16;
+constexpr int HOLD = 8;  // vectors summed in float32: a relative error of 8 * 2^-24 at most
+
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
+typedef int LaneInts __attribute__((vector_size(LANES * sizeof(int))));
+typedef double HalfLanes __attribute__((vector_size(LANES / 2 * sizeof(double))));
+typedef float HalfFloats __attribute__((vector_size(LANES / 2 * sizeof(float))));
+
+FA_HD Lanes load_lanes(const float* p) {
+  Lanes x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+
+FA_HD Lanes lane_magnitude(Lanes x) { return (Lanes)((LaneInts)x & 0x7fffffff); }
+
+// Adds the lanes to a double accumulator of half as many.
+FA_HD void add_lanes(HalfLanes& total, Lanes x) {
+  HalfFloats half[2];
+  __builtin_memcpy(half, &x, sizeof x);
+  total += __builtin_convertvector(half[0], HalfLanes) + __builtin_convertvector(half[1], HalfLanes);
+}
+
+FA_HD double across(HalfLanes x) {
+  double sum = 0;
+  for (int i = 0; i < LANES / 2; ++i) sum += x[i];
+  return sum;
+}
+
+// group(i) for each whole group of HOLD vectors in n elements; returns where the rest begins.
+template <class Group>
+FA_HD i64 for_groups(i64 n, Group group) {
+  i64 i = 0;
+  for (; i + HOLD * LANES <= n; i += HOLD * LANES) group(i);
+  return i;
+}
+
+constexpr double SMALLEST_RADIUS = 1e-10;  // below, a norm that decides whether a point is inside is summed in double
+
+// Whether a sum of `count` squares was safe to make in float32: neither infinite nor so small that terms vanished.
+FA_HD bool in_range(double squares, double count) {
+  return squares < 1e300 && squares > count * 1e-30;
+}
+
+}  // namespace FA_ISA
+}  // namespace fastattack

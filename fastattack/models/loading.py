@@ -1,0 +1,166 @@
+"""Build a denoiser from its weight file: `load`, and how each architecture is inferred from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastattack.models.dncnn import DnCNN
+from fastattack.models.ecndnet import ECNDNet
+from fastattack.models.ffdnet import FFDNet
+from fastattack.models.n2n import N2NUNet
+from fastattack.models.weights import State, official_weights, read_weights
+
+Denoiser = DnCNN | FFDNet | ECNDNet | N2NUNet
+
+EMBEDDED = "dncnn_small_gray_25.safetensors"
+
+
+class _Mismatch(ValueError):
+    """The tensors are not those of the wanted architecture; the message says what was wanted and what came."""
+
+
+def load(
+    name: str,
+    *,
+    channels: int | None = None,
+    sigma: float | None = None,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Denoiser:
+    """A trained denoiser in eval mode; its parameters keep requires_grad.
+
+    Depth, width, channels and batch norm come from the checkpoint itself. The result has ``channels`` (1 or 3) and
+    ``sigma`` (0-255 scale; None when blind or unknown).
+
+    Args:
+        name: "dncnn", "ffdnet", "ecndnet", "n2n", or "embedded" (the small gray DnCNN for sigma 25 in this package).
+        channels: image channels that the checkpoint must have; None accepts what it has.
+        sigma: noise level on the 0-255 scale of the literature (25, not 25/255). It selects the official file when
+            no weights are given, is the level that FFDNet assumes, and a label for the others. A file whose metadata
+            names its level must agree.
+        weights: a .safetensors, .pt or .pth file; None takes the official one (downloaded, checked and cached).
+        device: where to put it.
+
+    Raises:
+        ValueError: unknown name, weights of another architecture, or channels or sigma that do not fit.
+        OSError: the file is missing or cannot be downloaded.
+    """
+    if name not in (*_BUILDERS, "embedded"):
+        raise ValueError(f"unknown model {name!r}, expected one of {', '.join((*_BUILDERS, 'embedded'))}")
+    if sigma is not None and not 0 <= sigma <= 255:
+        raise ValueError(f"sigma must lie in [0, 255] (0-255 scale), got {sigma}")
+    if name == "embedded":
+        if weights is not None:
+            raise ValueError("the embedded model has its own weights; use load('dncnn', weights=...) for a file")
+        with resources.as_file(resources.files("fastattack") / "assets" / EMBEDDED) as path:
+            return _build("dncnn", path, channels, sigma).to(device)
+    path = official_weights(name, channels, sigma) if weights is None else Path(weights)
+    return _build(name, path, channels, sigma).to(device)
+
+
+def _build(name: str, path: Path, channels: int | None, sigma: float | None) -> Denoiser:
+    state, metadata = read_weights(path)
+    try:
+        trained = float(metadata["sigma"]) if "sigma" in metadata else None
+    except ValueError as exc:
+        raise ValueError(f"{path}: metadata sigma is no number: {metadata['sigma']!r}") from exc
+    if trained is not None and sigma is not None and sigma != trained:
+        raise ValueError(f"{path}: trained for sigma = {trained:g}, not {sigma:g}")
+    try:
+        model, state = _BUILDERS[name](state, trained if sigma is None else sigma)
+        _check_tensors(model.state_dict(), state)
+    except _Mismatch as exc:
+        raise ValueError(f"{path}: not weights of {name}: {exc}") from exc
+    if channels is not None and channels != model.channels:
+        raise ValueError(f"{path}: wanted {channels} channel(s), the weights are for {model.channels}")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _check_tensors(wanted: State, came: State) -> None:
+    """Every tensor there, none too many, shapes equal; else a _Mismatch that lists the first few differences."""
+    problems = [f"wanted {key} {tuple(wanted[key].shape)}, which is missing" for key in wanted if key not in came]
+    problems += [f"{key} {tuple(came[key].shape)} came, which has no place" for key in came if key not in wanted]
+    for key in wanted.keys() & came.keys():
+        if wanted[key].shape != came[key].shape:
+            problems.append(f"wanted {key} {tuple(wanted[key].shape)}, got {tuple(came[key].shape)}")
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise _Mismatch("; ".join(problems[:3]) + more)
+
+
+def _sequential(state: State) -> tuple[State, list[Tensor], list[int]]:
+    """Read a checkpoint of one Sequential, ``<prefix>.<index>.<what>``.
+
+    Returns:
+        The state with its prefix renamed to "model"; the 4-D convolution weights in order; the batch norm indices.
+    """
+    keys = [key.split(".") for key in state]
+    if any(len(key) != 3 or key[0] != keys[0][0] or not key[1].isdecimal() for key in keys):
+        raise _Mismatch(f"wanted keys like 'model.0.weight', got {_some(state)}")
+    state = {".".join(("model", *key.split(".")[1:])): value for key, value in state.items()}
+    indices = sorted({int(key[1]) for key in keys})
+    convs = [w for i in indices if (w := state.get(f"model.{i}.weight")) is not None and w.ndim == 4]
+    norms = [i for i in indices if f"model.{i}.running_mean" in state]
+    if len(convs) < 2:
+        raise _Mismatch(f"wanted a stack of convolutions, got {_some(state)}")
+    return state, convs, norms
+
+
+def _some(state: State) -> str:
+    return ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(state.items())[:3]) + ", ..."
+
+
+def _with_counters(model: Denoiser, state: State) -> State:
+    """Add the batch norms' step counters, which older checkpoints lack."""
+    counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
+    return {**counters, **state}
+
+
+def _build_dncnn(state: State, sigma: float | None) -> tuple[Denoiser, State]:
+    """Any depth and width; batch norm folded or not; convolutions without a bias get a bias of zero."""
+    state, convs, norms = _sequential(state)
+    channels, came = convs[0].shape[1], convs[-1].shape[0]
+    if channels not in (1, 3) or channels != came:
+        raise _Mismatch(f"wanted as many channels in as out, 1 or 3, got {channels} in and {came} out")
+    model = DnCNN(channels, depth=len(convs), features=convs[0].shape[0], batch_norm=bool(norms), sigma=sigma)
+    if norms:
+        biases = {k: torch.zeros_like(v) for k, v in model.state_dict().items() if k.endswith(".bias")}
+        state = {**biases, **_with_counters(model, state)}
+    return model, state
+
+
+def _build_ffdnet(state: State, sigma: float | None) -> tuple[Denoiser, State]:
+    state, convs, _ = _sequential(state)
+    came, out = convs[0].shape[1], convs[-1].shape[0]
+    if (came, out) not in ((5, 4), (13, 12)):
+        raise _Mismatch(f"wanted 5 channels in and 4 out (gray) or 13 and 12 (RGB), got {came} in and {out} out")
+    return FFDNet(out // 4, depth=len(convs), features=convs[0].shape[0], sigma=sigma), state
+
+
+def _build_ecndnet(state: State, sigma: float | None) -> tuple[Denoiser, State]:
+    first = state.get("conv1_1.0.weight")
+    if first is None or first.ndim != 4:
+        raise _Mismatch(f"wanted conv1_1.0.weight (64, 1, 3, 3), got {_some(state)}")
+    model = ECNDNet(first.shape[1], features=first.shape[0], sigma=sigma)
+    return model, _with_counters(model, state)
+
+
+def _build_n2n(state: State, sigma: float | None) -> tuple[Denoiser, State]:
+    first = state.get("_block1.0.weight")
+    if first is None or first.ndim != 4:
+        raise _Mismatch(f"wanted _block1.0.weight (48, 3, 3, 3), got {_some(state)}")
+    return N2NUNet(first.shape[1], sigma=sigma), state
+
+
+_BUILDERS: dict[str, Callable[[State, float | None], tuple[Denoiser, State]]] = {
+    "dncnn": _build_dncnn,
+    "ffdnet": _build_ffdnet,
+    "ecndnet": _build_ecndnet,
+    "n2n": _build_n2n,
+}
