@@ -33,20 +33,20 @@ NoiseSums sum_run(const T* noise, i64 n, double mean, double scale) {
 NoiseSums sum_run_fast(const float* noise, i64 n, float mean) {
   HalfLanes sum{}, square{}, absolute{}, raw_square{};
   Lanes largest{};
-  i64 rest = for_groups(n, [&](i64 i) {
+  i64 rest = for_groups_in_four(n, [&](i64 i, i64 stride) {
     Lanes held_sum{}, held_square{}, held_absolute{}, held_raw{};
-    for (i64 k = i; k < i + HOLD * LANES; k += LANES) {
-      Lanes raw = load_lanes(noise + k), x = raw - mean, a = lane_magnitude(raw);
+    for (int v = 0; v < HOLD; ++v) {
+      Lanes raw = load_lanes(noise + i + v % 4 * stride + v / 4 * LANES), x = raw - mean, a = lane_magnitude(raw);
       held_sum += x, held_square += x * x, held_absolute += a;
       if (mean != 0.0f) held_raw += raw * raw;
-      largest = a > largest ? a : largest;
+      largest = larger_magnitude(largest, a);
     }
     add_lanes(sum, held_sum), add_lanes(square, held_square), add_lanes(absolute, held_absolute);
     add_lanes(raw_square, mean != 0.0f ? held_raw : held_square);
   });
   NoiseSums sums = sum_run(noise + rest, n - rest, (double)mean, 1.0);
   double top = 0;
-  for (int l = 0; l < LANES; ++l) top = largest[l] > top ? largest[l] : top;
+  for (int l = 0; l < LANES; ++l) top = largest[l] > top || largest[l] != largest[l] ? largest[l] : top;
   accumulate(sums, NoiseSums{across(sum), across(square), across(absolute), across(raw_square), top});
   return sums;
 }
@@ -85,8 +85,7 @@ void stats_all(const StatsCall& call) {
     bool exact = sizeof(T) != sizeof(float) || (double)(float)mean != mean;
     NoiseSums sums = sum(exact);
     if (!exact && !trusted(sums, count)) sums = sum(true);
-    if (team.rank == 0)
-      finish_noise_stats(sums, count, mean, call.sigma[b], scale, call.out + b * NOISE_STATS);
+    if (team.rank == 0) finish_noise_stats(sums, count, mean, call.sigma[b], scale, call.out + b * NOISE_STATS);
   });
 }
 

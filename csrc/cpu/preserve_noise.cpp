@@ -111,7 +111,7 @@ void preserve_noise(const Call& call) {
   with_storage(call.dtype, [&](auto s) {
     using S = decltype(s);
     for_samples<Sums>(call.shape, call.threads, [&](Team& team, Partials<Sums>& partials, i64 b) {
-      Sample<S> sample{call, team, partials, segments, b};
+      Sample<S> sample{call, team, partials, segments, b, {}, {}, {}};
       preserve_sample(sample, call.norm, call.eps[b]);
     });
   });

@@ -13,7 +13,7 @@ namespace fastattack {
 inline namespace FA_ISA {
 
 constexpr i64 BLOCK = 1024;             // elements converted at a time: the buffers stay in L1
-constexpr i64 SEGMENT = 16 * BLOCK;     // the smallest share of a sample
+constexpr i64 SEGMENT = 64 * BLOCK;     // the smallest share of a sample
 constexpr int MAX_SEGMENTS = 256;       // the shares grow with the sample, so partial sums fit on the stack
 constexpr i64 PARALLEL_FROM = 1 << 15;  // elements below which a parallel region costs more than it gives
 constexpr i64 SPLIT_FROM = 1 << 17;     // elements of a sample above which the team shares it
@@ -68,7 +68,9 @@ inline int threads_for(const Shape& shape, int threads) {
 template <class Sums, class Body>
 inline void for_samples(const Shape& shape, int threads, Body body) {
   threads = threads_for(shape, threads);
-  bool split = threads > 1 && (shape.count() >= SPLIT_FROM || shape.batch == 1);
+  // Whole samples where that keeps the threads busy: the team has to meet once or more a sample.
+  i64 rounds = (shape.batch + threads - 1) / threads;
+  bool split = shape.count() >= SPLIT_FROM && 10 * shape.batch < 9 * rounds * threads;
   if (threads == 1) {
     Partials<Sums> partials;
     Team team{0, 1};
