@@ -61,6 +61,15 @@ FA_HD i64 for_groups_in_four(i64 n, Group group) {
   return 4 * stride;
 }
 
+// Asks for the lines of FETCH numbers, far enough ahead to be there in time; beyond the end it is a request for
+// nothing.
+constexpr i64 FETCH = 256;
+template <class T>
+FA_HD void fetch_ahead(const T* p) {
+  constexpr i64 AHEAD = 2048, LINE = 64;
+  for (i64 i = 0; i < FETCH * (i64)sizeof(T); i += LINE) __builtin_prefetch((const char*)p + AHEAD + i);
+}
+
 constexpr double SMALLEST_RADIUS = 1e-10;  // below, a norm that decides whether a point is inside is summed in double
 
 // Whether a sum of `count` squares was safe to make in float32: neither infinite nor so small that terms vanished.

@@ -20,8 +20,12 @@ template <class S, class T>
 void linf_run(T* __restrict adv, const T* __restrict grad, const T* __restrict origin, const u8* mask, i64 n, T eps,
               T step, Bounds<T> bounds) {
   if (!mask) {
+    for (i64 at = 0; at < n; at += FETCH) {
+      fetch_ahead(adv + at), fetch_ahead(grad + at), fetch_ahead(origin + at);
+      i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
-    for (i64 i = 0; i < n; ++i) adv[i] = pgd_step_linf<S>(adv[i], grad[i], origin[i], eps, step, bounds);
+      for (i64 i = at; i < end; ++i) adv[i] = pgd_step_linf<S>(adv[i], grad[i], origin[i], eps, step, bounds);
+    }
     return;
   }
 #pragma omp simd
