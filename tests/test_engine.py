@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import fastattack as fa
 from fastattack import engine
@@ -263,3 +265,39 @@ def test_progress_sees_every_step():
         (f, r, s) for f in (0, 2) for r in (0, 1) for s in (0, 1, 2)
     ]
     assert seen[-1].loss.shape == (1,)
+
+
+class ImageAllocations(TorchDispatchMode):
+    """Records the ops that made a new tensor of at least ``size`` elements."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.found = size, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for t in tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.numel() >= self.size and t.untyped_storage().data_ptr() not in known:
+                self.found.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("preserve", [True, False])
+def test_a_step_makes_no_temporary_of_image_size(denoiser, monkeypatch, preserve):
+    """Outside the model: the step, the projection, the watch for NaN and the best so far work in what is there."""
+    y, x = pair()
+    seen = ImageAllocations(y.numel())
+    for name in ("move", "watch", "take", "keep_noise"):
+        original = getattr(engine._Job, name)
+
+        def watched(*args, original=original, **kwargs):
+            with seen:
+                return original(*args, **kwargs)
+
+        monkeypatch.setattr(engine._Job, name, watched)
+    fa.DenoisingPGD(denoiser, eps=0.05, steps=3, preserve_noise=preserve)(y, x)
+    assert seen.found == []
+    with seen:
+        y + x
+    assert seen.found == ["aten.add.Tensor"]  # the check can fail
