@@ -99,7 +99,7 @@ def ceiling(x: Inputs) -> Callable[[], object]:
 def row(label: str, times: dict[str, float], streams: int, x: Inputs) -> dict[str, object]:
     triad = times["triad"] * streams / 4
     print(
-        f"\n{label}: {streams} streams of {x.bytes_each / 1e6:.3g} MB; a triad over as many bytes: {triad * 1e6:.4g} us"
+        f"\n{label}: {streams} streams of {x.bytes_each / 1e6:.3g} MB; as many bytes of a triad: {triad * 1e6:.4g} us"
     )
     for name, seconds in times.items():
         if name != "triad":
@@ -111,8 +111,9 @@ def row(label: str, times: dict[str, float], streams: int, x: Inputs) -> dict[st
 
 
 def main() -> None:
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-          f"kernels for {_cpu.instruction_set()}, {ROUNDS} rounds")  # fmt: skip
+    machine = platform.processor() or platform.machine()
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, {_cpu.instruction_set()} kernels")
+    print(f"medians of {ROUNDS} interleaved rounds")
     rows = []
     for size, repeat in (("batch32", 1), ("64x64", 2000)):
         for norm, streams in (("linf", 4), ("l2", 7)):
