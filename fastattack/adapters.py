@@ -26,7 +26,8 @@ def with_sigma(model: Callable[..., Any], sigma: float | Tensor) -> Callable[[Te
 
     Args:
         model: nn.Module or any callable.
-        sigma: standard deviation of the noise, on the scale that the model wants (deepinv: that of the images).
+        sigma: standard deviation of the noise, on the scale that the model wants (deepinv: that of the images). A (B,)
+            tensor belongs to one batch: with ``max_batch`` the model would meet parts of it.
     """
     if isinstance(model, nn.Module):
         return WithSigma(model, sigma)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import asdict
 from importlib import resources
@@ -90,6 +91,8 @@ def _load_model(name: str, weights: Path | None, sigma: float, device: str) -> A
 
     try:
         where = torch.device(device)
+        if where.type not in ("cpu", "cuda"):
+            raise RuntimeError("no such device here")
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: wanted cpu, cuda or cuda:N of this machine, got {device!r} ({error})") from error
@@ -152,6 +155,7 @@ def info() -> None:
 
 def main() -> None:
     """Entry point of the `fastattack` script."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished output folder is removed
     try:
         app()
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:

@@ -18,7 +18,7 @@ from .guard import fresh, left_as_found
 from .objectives import Objective
 from .ops import check
 from .ops.backend import Backend, Bounds, Scalar
-from .ops.dispatch import resolve
+from .ops.dispatch import known_backend, resolve
 from .threat import Threat
 
 Model = Callable[[Tensor], Any]
@@ -66,6 +66,7 @@ class Schedule:
         if self.keep not in ("best", "last"):
             raise ValueError(f"keep: wanted 'best' or 'last', got {self.keep!r}")
         check.seed_of(self.seed)
+        known_backend(self.backend)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class _Job:
     def move(self, adv: Tensor, grad: Tensor) -> None:
         grad = grad.contiguous() if grad.dim() > 5 else grad
         self.table.pgd_step(adv, grad, self.origin, self.mask, self.norm, self.eps, self.step, self.bounds)
+        torch.autograd.graph.increment_version(adv)
         self.keep_noise(adv)
 
     def keep_noise(self, adv: Tensor) -> None:
@@ -158,7 +160,8 @@ class _Job:
         """Remember the first step at which a sample's loss or gradient was not finite."""
         sound = loss.isfinite()
         if grad is not None:
-            sound = sound & torch.linalg.vector_norm(grad.flatten(1), float("inf"), dim=1).isfinite()
+            inner = tuple(range(1, grad.dim()))
+            sound = sound & torch.linalg.vector_norm(grad, float("inf"), dim=inner).isfinite()
         self.bad = torch.where((self.bad < 0) & ~sound, step, self.bad)
 
     def take(self, adv: Tensor, loss: Tensor, step: int, restart: int, sign: float, *, always: bool = False) -> None:
@@ -241,9 +244,11 @@ def attack(
     """
     began = time.perf_counter()
     check_input(origin, threat.bounds)
+    if isinstance(target, Tensor) and target.is_floating_point() and not bool(target.isfinite().all()):
+        raise ValueError("target: wanted finite numbers, got NaN or infinity")
     batch = origin.shape[0]
     table = resolve(origin.device, schedule.backend)
-    eps = check.per_sample(threat.eps, "eps", origin, least=0.0, down=True)
+    eps = check.per_sample(threat.eps, "eps", origin, least=0.0, down=threat.norm == "linf")
     default = eps * (2.0 / schedule.steps)
     step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
     step = -step if schedule.minimise else step
@@ -297,6 +302,8 @@ def check_input(origin: Any, bounds: tuple[float, float] | None) -> None:
     if not isinstance(origin, Tensor):
         raise TypeError(f"input: wanted a tensor, got {type(origin).__name__}")
     check.require_images(origin, "input")
+    if origin.dim() < 2:
+        raise ValueError(f"input: wanted a batch of samples (B, ...), got shape {tuple(origin.shape)}")
     if origin.numel() == 0:
         raise ValueError(f"input: wanted at least one sample, got shape {tuple(origin.shape)}")
     low, high = (v.item() for v in torch.aminmax(origin.detach()))

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 def _flags(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
     training = [(m, m.training) for m in modules]
     learning = [p for m in modules for p in m.parameters(recurse=False) if p.requires_grad]
+    if any(p.is_inference() for p in learning):
+        raise ValueError("model: its parameters were made under torch.inference_mode(), which autograd cannot use")
     try:
         if eval_mode:
             for m in modules:
@@ -22,22 +24,22 @@ def _flags(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
             p.requires_grad_(False)
         yield
     finally:
-        for p in learning:
-            p.requires_grad_(True)
         for m, flag in training:
             m.training = flag
+        for p in learning:
+            p.requires_grad_(True)
 
 
 @contextmanager
-def _buffers(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
-    kept = [(b, b._version, b.detach().clone()) for m in modules for b in m.buffers(recurse=False)]
+def _buffers(modules: list[nn.Module]) -> Iterator[None]:
+    kept = [(m, name, b, b.detach().clone()) for m in modules for name, b in m._buffers.items() if b is not None]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, version, value in kept:
-                if not eval_mode or buffer._version != version:  # batch norm's own kernels count no version
-                    buffer.copy_(value)
+            for m, name, buffer, value in kept:
+                m._buffers[name] = buffer  # the model may have put another tensor there
+                buffer.copy_(value)
 
 
 @contextmanager
@@ -57,10 +59,12 @@ def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode:
     """Inside: parameters need no gradient and, with ``eval_mode``, every module is in eval mode. After: as before.
 
     Training flags, requires_grad flags, buffers that a forward pass wrote (batch norm in training mode) and torch's
-    random state are restored. ``.grad`` fields and hooks are never touched.
+    random state are restored. ``.grad`` fields and hooks are never touched. Modules are those of an nn.Module or of the
+    nn.Module that a bound method belongs to; what another callable hides (a lambda around a module) is not seen.
     """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    with _random_state(device), _buffers(modules, eval_mode), _flags(modules, eval_mode):
+    root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    modules = list(root.modules()) if isinstance(root, nn.Module) else []
+    with _random_state(device), _buffers(modules), _flags(modules, eval_mode):
         yield
 
 

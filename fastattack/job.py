@@ -68,13 +68,17 @@ def build_attack(model: Model, config: JobConfig) -> Attack:
 
 
 def image_names(paths: list[Path]) -> list[str]:
-    """A name for each file: its stem, with a number behind where stems repeat."""
-    seen: dict[str, int] = {}
+    """A name for each file: its stem, with a number behind where stems repeat; different on every file system."""
+    taken = {path.stem.casefold() for path in paths}
+    used: set[str] = set()
     names = []
     for path in paths:
-        stem, count = path.stem, seen.get(path.stem, 0)
-        seen[stem] = count + 1
-        names.append(stem if count == 0 else f"{stem}_{count + 1}")
+        name, number = path.stem, 1
+        while name.casefold() in used or (number > 1 and name.casefold() in taken):
+            number += 1
+            name = f"{path.stem}_{number}"
+        used.add(name.casefold())
+        names.append(name)
     return names
 
 

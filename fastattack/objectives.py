@@ -20,6 +20,8 @@ def _pair(output: Any, target: Any) -> tuple[Tensor, Tensor]:
         raise TypeError(
             f"model: wanted a tensor as output, got {type(output).__name__}; pass an objective that takes it"
         )
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target: wanted a tensor like the model's output, got {type(target).__name__}")
     if output.shape != target.shape:
         raise ValueError(
             f"model: wanted an output of the target's shape {tuple(target.shape)}, got {tuple(output.shape)}"
@@ -44,6 +46,8 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of logits (B, classes, ...) to labels (B, ...) int64; the mean over positions for dense outputs."""
     if not isinstance(output, Tensor) or output.dim() < 2:
         raise ValueError("model: wanted logits (B, classes, ...) for cross_entropy")
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target: wanted integer labels, got {type(target).__name__}")
     if target.is_floating_point() or target.shape != output.shape[:1] + output.shape[2:]:
         wanted = tuple(output.shape[:1] + output.shape[2:])
         raise ValueError(f"target: wanted integer labels of shape {wanted}, got {tuple(target.shape)} {target.dtype}")

@@ -33,6 +33,8 @@ class Threat:
         check.require_norm(self.norm)
         if not isinstance(self.eps, Tensor):
             check.per_sample(self.eps, "eps", _NUMBER, least=0.0)
+            if self.eps == float("inf"):
+                raise ValueError("eps: wanted a finite radius, got inf")
         check.bounds_of(self.bounds, _NUMBER.dtype)
         if self.preserve_noise and self.bounds is not None:
             raise ValueError(

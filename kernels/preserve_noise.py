@@ -83,7 +83,7 @@ def begin(moments_ptr, sample, tiles, count):
     var_n = variance_sum(n, nn, count)
     var_t = variance_sum(t, tt, count)
     constant = var_n <= 1e-12 * nn  # zero up to the rounding of the sums: nothing else is allowed
-    a = tl.where((var_t > 0) & ~constant, tl.sqrt(var_n / var_t), 1.0)
+    a = tl.where((var_t > 1e-20 * var_n) & ~constant, tl.sqrt(var_n / var_t), 1.0)
     b = (a * t - n) / count
     zero = tl.full((), 0.0, tl.float64)
     one = tl.full((), 1.0, tl.float64)

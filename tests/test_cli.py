@@ -128,6 +128,54 @@ def test_an_earlier_report_is_kept_unless_asked(capsys, weights, data, tmp_path)
     assert (foreign / "chapter.tex").read_text() == "years of work"
 
 
+def test_what_is_not_ours_is_never_replaced(capsys, weights, data, tmp_path):
+    """A report.json of somebody else's, and a file that somebody put beside ours."""
+    theirs = tmp_path / "project"
+    theirs.mkdir()
+    (theirs / "report.json").write_text('{"title": "theirs"}')
+    ours = tmp_path / "ours"
+    assert attack(capsys, weights, data, ours)[0] == 0
+    (ours / "attacked" / "notes.txt").write_text("read this")
+    for out in (theirs, ours):
+        code, _, errors = attack(capsys, weights, data, out, "--overwrite")
+        assert code == 2
+        assert "holds more than a fastattack report" in errors
+    assert (theirs / "report.json").read_text() == '{"title": "theirs"}'
+    assert (ours / "attacked" / "notes.txt").read_text() == "read this"
+
+
+def test_out_may_be_a_link_or_an_empty_folder(capsys, weights, data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert attack(capsys, weights, data, tmp_path / "link")[0] == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "empty" / "report.json").is_file()
+
+
+def test_every_file_gets_a_name_of_its_own():
+    paths = [Path(p) for p in ("x/a.jpg", "x/a.png", "x/A_2.png", "y/a.png", "z/b.png")]
+    names = job.image_names(paths)
+    assert len({n.casefold() for n in names}) == len(paths)
+    assert names[0] == "a"
+    assert names[2] == "A_2"
+
+
+def test_a_full_disk_while_writing_names_the_folder(capsys, weights, data, tmp_path, monkeypatch):
+    from safetensors import SafetensorError
+
+    import fastattack.report.write as write
+
+    def fails(*arguments, **options):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(write, "save_file", fails)
+    code, _, errors = attack(capsys, weights, data, tmp_path / "out")
+    assert code == 2
+    assert len(errors.strip().splitlines()) == 1
+    assert str(tmp_path / "out") in errors
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_failure_half_way_keeps_the_old_report(capsys, weights, data, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert attack(capsys, weights, data, out)[0] == 0

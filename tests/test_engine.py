@@ -179,6 +179,35 @@ def test_batch_norm_statistics_survive_training_mode(denoiser):
     assert all(torch.equal(a, b) for a, b in zip(before, denoiser.buffers(), strict=True))
 
 
+def test_buffers_that_the_model_replaces_are_put_back():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls = self.calls + 1
+            return x * 2
+
+    model = Counting()
+    before = model.calls
+    fa.PGD(model, eps=0.1, steps=2)(torch.rand(2, 3), torch.zeros(2, 3))
+    assert model.calls is before
+    assert before == 0
+    method = Counting()
+    method.train()
+    fa.PGD(method.forward, eps=0.1, steps=2)(torch.rand(2, 3), torch.zeros(2, 3))
+    assert method.calls == 0
+
+
+def test_a_model_made_in_inference_mode_is_refused_untouched():
+    with torch.inference_mode():
+        model = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"model: .*inference_mode"):
+        fa.PGD(model, eps=0.1)(torch.rand(2, 3), torch.zeros(2, 3))
+    assert model.training
+
+
 def test_inputs_are_not_written_and_modes_do_not_matter(denoiser):
     y, x = pair()
     copies = y.clone(), x.clone()
@@ -249,6 +278,11 @@ def test_models_that_do_not_fit(model, message):
         (torch.ones(1, 2), {"norm": "l7"}, "norm"),
         (torch.ones(1, 2), {"objective": lambda o, t: o.sum()}, "objective: wanted one loss for each sample"),
         ("text", {}, "input: wanted a tensor"),
+        (torch.ones(3), {}, "input: wanted a batch"),
+        (torch.ones(1, 2), {"eps": float("inf")}, "eps: wanted a finite"),
+        (torch.ones(1, 2), {"backend": "cdua"}, "backend: wanted"),
+        (torch.ones(1, 2), {"bounds": "01"}, "bounds: wanted"),
+        (torch.ones(1, 2), {"objective": "mse"}, "objective: wanted"),
     ],
 )
 def test_bad_input_is_named(x, options, message):
@@ -284,9 +318,12 @@ class ImageAllocations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("preserve", [True, False])
-def test_a_step_makes_no_temporary_of_image_size(denoiser, monkeypatch, preserve):
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_a_step_makes_no_temporary_of_image_size(denoiser, monkeypatch, preserve, form):
     """Outside the model: the step, the projection, the watch for NaN and the best so far work in what is there."""
-    y, x = pair()
+    y, x = (t.expand(-1, 3, -1, -1).to(memory_format=form) for t in pair())
+    y, x = y.clone(memory_format=torch.preserve_format), x.clone(memory_format=torch.preserve_format)
+    denoiser = nn.Conv2d(3, 3, 3, padding=1)
     seen = ImageAllocations(y.numel())
     for name in ("move", "watch", "take", "keep_noise"):
         original = getattr(engine._Job, name)

@@ -138,6 +138,14 @@ def test_what_cannot_move_stays(subject: Subject):
         assert errors(out, level, clean)[1] < 1e-4
 
 
+def test_an_attack_that_cancels_the_noise_is_no_nan(subject: Subject):
+    origin = torch.randn(2, 64, generator=torch.Generator().manual_seed(0)).to(subject.device)
+    clean, adv = torch.zeros_like(origin), 1e-20 * origin.flip(1)
+    ops.preserve_noise_(adv, origin, clean, norm="linf", eps=0.1, backend=subject.backend)
+    assert (adv - origin).abs().max().item() <= 0.1
+    assert errors(adv, origin, clean)[1] <= 1e-4
+
+
 def test_a_nan_is_not_hidden(subject: Subject):
     for norm in ("linf", "l2"):
         clean, origin, adv = (t.to(subject.device) for t in noisy_case((2, 1, 8, 8), 0.02, "sign"))

@@ -70,6 +70,20 @@ def test_float64_squares_do_not_overflow(subject: Subject, scale):
     assert torch.allclose(adv.cpu() / scale, delta / scale / 5, rtol=1e-6)
 
 
+def test_near_the_radius_inside_is_inside(subject: Subject):
+    """A constant |delta|, as a sign step leaves it: sums in float32 would err on one side for the whole sample."""
+    for k in range(3 if subject.slow else 60):
+        value = 0.01 * (1 + 0.013 * k)
+        origin = torch.zeros(1, 3000, device=subject.device)
+        delta = torch.full((1, 3000), value, device=subject.device)
+        length = delta.double().norm().item()
+        inside = ops.project_(delta.clone(), origin, norm="l2", eps=length * (1 + 5e-8), backend=subject.backend)
+        assert torch.equal(inside, delta)
+        once = ops.project_(delta.clone(), origin, norm="l2", eps=length * (1 - 2e-7), backend=subject.backend)
+        assert once.double().norm().item() <= length * (1 - 2e-7)
+        assert torch.equal(once, ops.project_(once.clone(), origin, norm="l2", eps=length * (1 - 2e-7)))
+
+
 def test_nan_is_not_hidden(subject: Subject):
     for norm in ("linf", "l2"):
         case = images((2, 1, 5, 5), "contiguous", torch.float32, subject.device)

@@ -69,7 +69,7 @@ StepSums sum_run_fast(const float* adv, const float* grad, const float* origin, 
   HalfLanes gg{}, dg{}, dd{};
   i64 rest = for_groups(n, [&](i64 i) {
     Lanes sum_gg{}, sum_dg{}, sum_dd{};
-    for (i64 k = i; k < i + HOLD * LANES; k += LANES) {
+    for (i64 k = i; k < i + HOLD_NORM * LANES; k += LANES) {
       Lanes g = load_lanes(grad + k), d = load_lanes(adv + k) - load_lanes(origin + k);
       sum_gg += g * g, sum_dg += d * g, sum_dd += d * d;
     }
@@ -123,8 +123,8 @@ void step_l2_all(const Call& call) {
     // A mask, float64, or a ball so small that its square leaves float32: in double from the start.
     bool exact = call.mask.data || sizeof(T) != sizeof(float) || call.eps[b] < SMALLEST_RADIUS;
     StepSums sums = sum(exact);
-    if (!exact && !(in_range(sums.gg, segments.count) && sums.dd < 1e300)) sums = sum(true);
-    StepL2<T> l2 = step_l2(sums, call.eps[b], call.step[b], scales, T(0));
+    if (!exact && !(in_range(sums.gg, segments.count) && sums.dd < 1e300)) sums = sum(exact = true);
+    StepL2<T> l2 = step_l2(sums, call.eps[b], call.step[b], scales, T(0), exact ? 1.0 : SHRINK_MARGIN);
     Bounds<T> bounds{(T)call.low, (T)call.high};
     // Backwards: what the reduction read last is still in the cache.
     for (int s = team.last(segments.number) - 1; s >= team.first(segments.number); --s)

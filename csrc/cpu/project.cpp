@@ -60,7 +60,7 @@ double square_run_fast(const float* adv, const float* origin, i64 n) {
   HalfLanes total{};
   i64 rest = for_groups(n, [&](i64 i) {
     Lanes sum{};
-    for (i64 k = i; k < i + HOLD * LANES; k += LANES) {
+    for (i64 k = i; k < i + HOLD_NORM * LANES; k += LANES) {
       Lanes d = load_lanes(adv + k) - load_lanes(origin + k);
       sum += d * d;
     }
@@ -106,7 +106,9 @@ void project_l2_all(const Call& call) {
     };
     bool exact = call.mask.data || sizeof(T) != sizeof(float) || call.eps[b] < SMALLEST_RADIUS;
     Square square = sum(exact);
-    if (!exact && !(square.sum < 1e300)) square = sum(true);
+    // Too large for float32, or too near the radius to say on which side of it: a point inside must not move by a bit.
+    double radius = call.eps[b], near = 1e-6 * radius;
+    if (!exact && !(square.sum < 1e300 && magnitude(root(square.sum) - radius) > near)) square = sum(true);
     T shrink = (T)shrink_to(root(square.sum) / scale, call.eps[b]);
     for (int s = team.last(segments.number) - 1; s >= team.first(segments.number); --s)
       for_runs(call.shape, segments.first(s), segments.last(s), longest, [&](const Index& i, i64 n, i64) {

@@ -1,5 +1,5 @@
-// Powers of two that bring a float64 sample near 1, so that its squares stay in range. Other types are summed in double
-// and need none.
+// Powers of two that bring a float64 sample near 1, so that its squares stay in range. The squares
+// of the other types stay in double's range as they are.
 #pragma once
 #include <fastattack/pgd_step.h>
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import engine
@@ -51,6 +52,10 @@ class Attack:
     ) -> None:
         if not callable(model):
             raise TypeError(f"model: wanted something callable as model(x), got {type(model).__name__}")
+        if not callable(objective):
+            raise TypeError(f"objective: wanted a function of (output, target), got {type(objective).__name__}")
+        if sigma is not None:
+            check.positive(sigma, "sigma", sigma if isinstance(sigma, Tensor) else torch.zeros(1))
         self.model = model
         self.objective = objective
         self.threat = threat
@@ -103,6 +108,7 @@ class Attack:
         sample_ids: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> engine.Outcome:
+        engine.check_input(x, self.threat.bounds)
         clean = self._clean(x, target, mask) if self.threat.preserve_noise else None
         return engine.attack(
             self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule, clean=clean,

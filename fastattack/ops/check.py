@@ -37,7 +37,7 @@ def require_images(t: Tensor, name: str) -> None:
         raise ValueError(f"{name}: wanted a batch of samples (B, ...), got a tensor without dimensions")
     if t.dtype not in DTYPES:
         wanted = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-        hint = "" if t.is_floating_point() else " (divide integer images by 255 first)"
+        hint = "" if t.is_floating_point() or t.is_complex() else " (divide integer images by 255 first)"
         raise TypeError(f"{name}: wanted {wanted}, got {str(t.dtype).removeprefix('torch.')}{hint}")
     if t.numel() == 0 and t.shape[0] != 0:
         raise ValueError(f"{name}: wanted at least one element in each sample, got shape {tuple(t.shape)}")
@@ -147,6 +147,8 @@ def bounds_of(bounds: tuple[float, float] | None, dtype: torch.dtype) -> Bounds:
     if bounds is None:
         return UNBOUNDED
     try:
+        if isinstance(bounds, str):
+            raise TypeError
         low, high = (float(b) for b in bounds)
     except (TypeError, ValueError):
         raise TypeError(f"bounds: wanted (low, high) or None, got {bounds!r}") from None
@@ -185,7 +187,10 @@ def ids_of(sample_ids: Any, adv: Tensor) -> Tensor | None:
     """int64 (B,) on the device of adv."""
     if sample_ids is None:
         return None
-    ids = torch.as_tensor(sample_ids, device=adv.device)
+    try:
+        ids = torch.as_tensor(sample_ids, device=adv.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"sample_ids: wanted {adv.shape[0]} integers, got {sample_ids!r}") from None
     if ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool or ids.shape != (adv.shape[0],):
         raise ValueError(f"sample_ids: wanted {adv.shape[0]} integers, got shape {tuple(ids.shape)} {ids.dtype}")
     return ids.to(torch.int64).contiguous()

@@ -21,10 +21,14 @@ _chosen: ContextVar[str | None] = ContextVar("fastattack_backend", default=None)
 _loaded: dict[str, Backend | BackendUnavailable] = {}
 
 
+def known_backend(name: str) -> None:
+    if name not in (*NAMES, "auto"):
+        raise ValueError(f"backend: wanted one of {', '.join(NAMES)} or 'auto', got {name!r}")
+
+
 def load(name: str) -> Backend:
     """The backend of that name; loaded once, and a failure is remembered. Raises BackendUnavailable."""
-    if name not in NAMES:
-        raise ValueError(f"backend: wanted one of {', '.join(NAMES)} or 'auto', got {name!r}")
+    known_backend(name)
     if name not in _loaded:
         try:
             module = importlib.import_module(f".{name}", __package__)

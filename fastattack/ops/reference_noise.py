@@ -46,7 +46,7 @@ def solve_linf(t: Tensor, n: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tenso
     """(a - 1, b, still) of z = clip(a t - b, n - eps, n + eps): Newton on the concave dual of mean and norm."""
     m = moments(t, n)
     constant = m.var_n <= 1e-12 * m.nn
-    a = torch.where((m.var_t > 0) & ~constant, (m.var_n / m.var_t).sqrt(), 1.0)
+    a = torch.where((m.var_t > 1e-20 * m.var_n) & ~constant, (m.var_n / m.var_t).sqrt(), 1.0)
     lam, mu = 1 / a - 1, (a * m.t - m.n) / m.count / a
     done = constant
     best = torch.full_like(lam, 1e300)

@@ -64,24 +64,29 @@ struct StepL2 {
 // A hair inside, so that rounding of the scaled delta cannot carry its norm out of the ball.
 constexpr double SHRINK_MARGIN = 1.0 - 0x1p-22;
 
-FA_HD double shrink_to(double norm, double eps) { return norm > eps ? eps / norm * SHRINK_MARGIN : 1.0; }
+// `reach`: below 1 where the norm itself is a little uncertain, so that no point outside passes for one inside.
+FA_HD double shrink_to(double norm, double eps, double reach = 1.0) {
+  double shrink = eps / norm * SHRINK_MARGIN;
+  return norm > eps * reach ? (shrink < 1.0 ? shrink : 1.0) : 1.0;
+}
 
-FA_HD StepL2<float> step_l2(StepSums s, double eps, double step, Scales, float) {
+FA_HD StepL2<float> step_l2(StepSums s, double eps, double step, Scales, float, double reach = 1.0) {
   double norm = root(s.gg);
   double c = norm > 0.0 ? step / norm : (norm == 0.0 ? 0.0 : norm);
   double after = s.dd + 2.0 * c * s.dg + c * c * s.gg;
   after = after < 0.0 ? 0.0 : after;
   int k = norm > 0.0 ? clip_int(-exponent_of(norm), -126, 126) : 0;
-  return StepL2<float>{(float)power_of_two(k), (float)(c * power_of_two(-k)), (float)shrink_to(root(after), eps)};
+  return StepL2<float>{(float)power_of_two(k), (float)(c * power_of_two(-k)),
+                       (float)shrink_to(root(after), eps, reach)};
 }
 
-FA_HD StepL2<double> step_l2(StepSums s, double eps, double step, Scales scale, double) {
+FA_HD StepL2<double> step_l2(StepSums s, double eps, double step, Scales scale, double, double reach = 1.0) {
   double norm = root(s.gg);
   double c = norm > 0.0 ? step / norm : (norm == 0.0 ? 0.0 : norm);  // per unit of the scaled gradient
   double unit = c * scale.delta;                                     // the step in scaled units of delta
   double after = s.dd + 2.0 * unit * s.dg + unit * unit * s.gg;
   after = after < 0.0 ? 0.0 : after;
-  return StepL2<double>{scale.grad, c, shrink_to(root(after) / scale.delta, eps)};
+  return StepL2<double>{scale.grad, c, shrink_to(root(after) / scale.delta, eps, reach)};
 }
 
 template <class S, class T>

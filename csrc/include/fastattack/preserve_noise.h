@@ -59,7 +59,7 @@ FA_HD PreserveState preserve_begin(Moments m, double count) {
   double vn = variance_sum(m.n, m.nn, count), vt = variance_sum(m.t, m.tt, count);
   // Constant noise allows nothing but itself; its variance is zero up to the rounding of the sums.
   bool constant = vn <= 1e-12 * m.nn;
-  double a = vt > 0.0 && !constant ? root(vn / vt) : 1.0;
+  double a = vt > 1e-20 * vn && !constant ? root(vn / vt) : 1.0;
   double b = (a * m.t - m.n) / count;
   double huge = 1e300;
   return PreserveState{1.0 / a - 1.0, b / a, 0, 0, 0, 0, 1, -huge, 0, 0, huge, constant ? 1.0 : 0.0};
