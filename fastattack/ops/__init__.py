@@ -88,20 +88,22 @@ def pgd_step_(
     if library.traced(adv):
         library.pgd_step(adv, grad, origin, norm, eps, step, bounds, mask, backend)
         return adv
-    result, adv = adv, check.as_tensor(adv, "adv")
-    grad, origin = check.as_tensor(grad, "grad"), check.as_tensor(origin, "origin")
+    result = adv
+    if not (type(adv) is type(grad) is type(origin) is Tensor):
+        adv, grad = check.as_tensor(adv, "adv"), check.as_tensor(grad, "grad")
+        origin = check.as_tensor(origin, "origin")
     check.require_images(adv, "adv")
     check.require_alike("adv", adv, ("grad", grad), ("origin", origin))
     check.require_norm(norm)
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
     size = check.per_sample(step, "step", adv)
-    box = check.bounds_of(bounds, adv.dtype)
-    where = check.mask_of(mask, adv)
+    box = check.UNBOUNDED if bounds is None else check.bounds_of(bounds, adv.dtype)
+    where = None if mask is None else check.mask_of(mask, adv)
     table = resolve(adv.device, backend)
     if adv.numel() == 0:
         return result
     check.require_writable(adv, ("grad", grad), ("origin", origin))
-    if _too_many_dims(adv, grad, origin) or (where is not None and _too_many_dims(adv, where)):
+    if adv.dim() > INNER_DIMS + 1 and _too_many_dims(adv, grad, origin, adv if where is None else where):
         copy = adv.contiguous()
         where = None if where is None else where.contiguous()
         table.pgd_step(copy, grad.contiguous(), origin.contiguous(), where, norm, radius, size, box)
