@@ -84,9 +84,13 @@ template <class S, class T>
 void apply_run(T* __restrict adv, const T* __restrict grad, const T* __restrict origin, const u8* mask, i64 n,
                StepL2<T> l2, Bounds<T> bounds) {
   if (!mask) {
+    for (i64 at = 0; at < n; at += FETCH) {
+      fetch_ahead(adv + at), fetch_ahead(grad + at), fetch_ahead(origin + at);
+      i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
-    for (i64 i = 0; i < n; ++i)
-      adv[i] = apply_l2<S>(adv[i], (grad[i] * l2.first) * l2.second, origin[i], l2.shrink, bounds);
+      for (i64 i = at; i < end; ++i)
+        adv[i] = apply_l2<S>(adv[i], (grad[i] * l2.first) * l2.second, origin[i], l2.shrink, bounds);
+    }
     return;
   }
 #pragma omp simd
