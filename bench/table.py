@@ -40,12 +40,6 @@ def interleaved(ways: dict[str, Callable[[], object]], repeat: int) -> dict[str,
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def checked(function: Callable[[], object], result: Callable[[], torch.Tensor], want: torch.Tensor) -> None:
-    function()
-    gap = (result().double() - want).abs().max().item()
-    assert gap <= 1e-6, f"wrong result, off by {gap}: no speed for it"
-
-
 def step_ways(x: Inputs, norm: str) -> dict[str, Callable[[], object]]:
     """The ways to take a step; every way writes (or returns) the same numbers."""
     eps, step = (EPS, STEP) if norm == "linf" else (1.0, 0.2)

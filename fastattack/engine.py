@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .guard import fresh, left_as_found
+from .inputs import check_clean, check_input, check_target, dense
 from .objectives import Objective
 from .ops import check
 from .ops.backend import Backend, Bounds, Scalar
@@ -224,7 +225,6 @@ def attack(
     objective: Objective,
     threat: Threat,
     schedule: Schedule,
-    clean: Tensor | None = None,
     mask: Tensor | None = None,
     sample_ids: Tensor | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -235,7 +235,7 @@ def attack(
         model: called as model(x) on a batch; an nn.Module or any callable.
         origin: (B, ...) float, the input to attack.
         target: what the objective compares with; a tensor with B rows is cut into micro-batches, anything else passes.
-        clean: (B, ...), the clean image; given exactly where threat.preserve_noise.
+            The clean images where threat.preserve_noise.
         mask: broadcastable to origin, 0 keeps the pixel.
         sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
 
@@ -244,8 +244,8 @@ def attack(
     """
     began = time.perf_counter()
     check_input(origin, threat.bounds)
-    if isinstance(target, Tensor) and target.is_floating_point() and not bool(target.isfinite().all()):
-        raise ValueError("target: wanted finite numbers, got NaN or infinity")
+    clean = check_clean(target, origin, mask) if threat.preserve_noise else None
+    check_target(target)
     batch = origin.shape[0]
     table = resolve(origin.device, schedule.backend)
     eps = check.per_sample(threat.eps, "eps", origin, least=0.0, down=threat.norm == "linf")
@@ -263,9 +263,9 @@ def attack(
         torch.no_grad(),
         left_as_found(model, origin.device, eval_mode=schedule.eval_mode),
     ):
-        source = _dense(fresh(origin))
+        source = dense(fresh(origin))
         goal = fresh(target) if isinstance(target, Tensor) else target
-        known = None if clean is None else _dense(fresh(clean))
+        known = None if clean is None else dense(fresh(clean))
         for first in range(0, batch, size):
             rows = slice(first, min(first + size, batch))
             job = _Job(
@@ -288,26 +288,3 @@ def _columns(jobs: list[_Job]) -> list[list[Tensor]]:
         [job.best_step for job in jobs],
         [job.best_restart for job in jobs],
     ]
-
-
-def _dense(t: Tensor) -> Tensor:
-    """Without gaps or overlaps in memory, so that clones keep its strides and slices of it stay flat."""
-    if t.dim() <= 5 and (t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last))):
-        return t
-    return t.contiguous()
-
-
-def check_input(origin: Any, bounds: tuple[float, float] | None) -> None:
-    """A batch of finite float images inside the bounds."""
-    if not isinstance(origin, Tensor):
-        raise TypeError(f"input: wanted a tensor, got {type(origin).__name__}")
-    check.require_images(origin, "input")
-    if origin.dim() < 2:
-        raise ValueError(f"input: wanted a batch of samples (B, ...), got shape {tuple(origin.shape)}")
-    if origin.numel() == 0:
-        raise ValueError(f"input: wanted at least one sample, got shape {tuple(origin.shape)}")
-    low, high = (v.item() for v in torch.aminmax(origin.detach()))
-    if not (float("-inf") < low and high < float("inf")):
-        raise ValueError("input: wanted finite numbers, got NaN or infinity")
-    if bounds is not None and (low < bounds[0] or high > bounds[1]):
-        raise ValueError(f"input: wanted values inside bounds {bounds}, got {low:g} to {high:g}")

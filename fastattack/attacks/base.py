@@ -108,21 +108,10 @@ class Attack:
         sample_ids: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> engine.Outcome:
-        engine.check_input(x, self.threat.bounds)
-        clean = self._clean(x, target, mask) if self.threat.preserve_noise else None
         return engine.attack(
-            self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule, clean=clean,
+            self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule,
             mask=mask, sample_ids=sample_ids, progress=progress,
         )  # fmt: skip
-
-    @staticmethod
-    def _clean(x: Tensor, target: Any, mask: Tensor | None) -> Tensor:
-        if mask is not None:
-            raise ValueError("mask: wanted None with preserve_noise=True (the projection moves every pixel)")
-        if not isinstance(target, Tensor):
-            raise TypeError(f"target: wanted the clean images with preserve_noise=True, got {type(target).__name__}")
-        check.require_alike("the input", x, ("target", target))
-        return target
 
     def __repr__(self) -> str:
         return (

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from . import reference_noise, reference_random
 from .backend import Backend, Bounds, Scalar
-
-SHRINK_MARGIN = 1.0 - 2.0**-22  # as in pgd_step.h
+from .reference_noise import SHRINK_MARGIN, sample_sum
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -24,11 +23,6 @@ def per_sample(value: Scalar, like: Tensor, dtype: torch.dtype) -> Tensor:
     """A float or (B,) tensor as (B, 1, ...) beside ``like``."""
     tensor = torch.as_tensor(value, dtype=torch.float64, device=like.device).to(dtype)
     return tensor.reshape(-1, *[1] * (like.dim() - 1))
-
-
-def sample_sum(x: Tensor) -> Tensor:
-    """Sum over all but the batch dimension, in float64, kept as (B, 1, ...)."""
-    return x.double().reshape(x.shape[0], -1).sum(1).reshape(-1, *[1] * (x.dim() - 1))
 
 
 def sample_max(x: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor
 ROUNDS = 16
 GOAL = 1e-6
 ACCEPT = 4e-5
-SHRINK_MARGIN = 1.0 - 2.0**-22
+SHRINK_MARGIN = 1.0 - 2.0**-22  # as in pgd_step.h
 
 
-def _sum(x: Tensor) -> Tensor:
+def sample_sum(x: Tensor) -> Tensor:
+    """Sum over all but the batch dimension, in float64, kept as (B, 1, ...)."""
     return x.double().reshape(x.shape[0], -1).sum(1).reshape(-1, *[1] * (x.dim() - 1))
 
 
@@ -39,7 +40,9 @@ class Moments:
 
 def moments(t: Tensor, n: Tensor) -> Moments:
     td, nd = t.double(), n.double()
-    return Moments(_sum(nd), _sum(nd * nd), _sum(td), _sum(td * td), _sum(td * nd), t[0].numel())
+    return Moments(
+        sample_sum(nd), sample_sum(nd * nd), sample_sum(td), sample_sum(td * td), sample_sum(td * nd), t[0].numel()
+    )
 
 
 def solve_linf(t: Tensor, n: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,15 +63,20 @@ def solve_linf(t: Tensor, n: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tenso
         z = torch.where(raw < low, low, raw)
         z = torch.where(z > high, high, z).double()
         td, free = t.double(), ((raw > low) & (raw < high)).double()
-        zz, free_n, free_t, free_tt = _sum(z * z), _sum(free), _sum(free * td), _sum(free * td * td)
-        slope_lam, slope_mu = 0.5 * (zz - m.nn), _sum(z) - m.n
+        zz, free_n, free_t, free_tt = (
+            sample_sum(z * z),
+            sample_sum(free),
+            sample_sum(free * td),
+            sample_sum(free * td * td),
+        )
+        slope_lam, slope_mu = 0.5 * (zz - m.nn), sample_sum(z) - m.n
         error = torch.maximum(slope_mu.abs() / (m.count * m.nn).sqrt(), slope_lam.abs() / m.nn)
         better = ~done & ((error < best) | error.isnan())
         best, best_lam, best_mu = (
             torch.where(better, x, y) for x, y in ((error, best), (lam, best_lam), (mu, best_mu))
         )
         done = done | ~(error > GOAL)
-        dual = 0.5 * zz - _sum(z * td) + lam * slope_lam + mu * slope_mu
+        dual = 0.5 * zz - sample_sum(z * td) + lam * slope_lam + mu * slope_mu
         rise = dual >= dual_from - 1e-13 * m.tt
         free_z = a * free_t - b * free_n
         free_zz = a * a * free_tt - 2 * a * b * free_t + b * b * free_n
