@@ -80,3 +80,20 @@ def random_start(
     sample_ids: int,
     threads: int,
 ) -> None: ...
+def typical_noise(
+    out: int,
+    clean: int,
+    batch: int,
+    count: int,
+    walk: tuple[object, ...] | None,
+    dtype: int,
+    sigma: float,
+    sigma_values: int,
+    typicality: float,
+    typicality_values: int,
+    mean: float,
+    mean_values: int,
+    seed: int,
+    sample_ids: int,
+    threads: int,
+) -> None: ...

@@ -6,6 +6,7 @@ from .pgd_step import pgd_step_l2, pgd_step_linf, pgd_step_sums
 from .preserve_noise import MOMENTS, ROUNDS, STATE, SUMS, preserve_l2, preserve_linf, preserve_moments, preserve_round
 from .project import project_l2, project_linf, project_sums
 from .random_start import start_l2, start_linf, start_squares
+from .typical_noise import typical_sums, typical_write
 
 __all__ = [
     "BLOCK",
@@ -30,4 +31,6 @@ __all__ = [
     "start_l2",
     "start_linf",
     "start_squares",
+    "typical_sums",
+    "typical_write",
 ]

@@ -1,7 +1,7 @@
-"""A uniform point of the ball, from Philox 4x32-10: philox.h and random_start.h, to the bit.
+"""A uniform point of the ball, from Philox 4x32-10: random_start.h, to the bit.
 
-Bits agree only without fused multiply-adds: the launcher passes enable_fp_fusion=False. l2 takes two launches that make
-the same normals; squares are summed as integers held in float64, so that no order of the sum changes a bit.
+l2 takes two launches that make the same normals; squares are summed as integers held in float64, so that no order of
+the sum changes a bit.
 """
 
 import triton
@@ -11,52 +11,19 @@ from .common import (
     BLOCK,
     SHRINK_MARGIN,
     add_inward,
-    exponent_of,
     load,
     offsets,
     per_sample,
     place,
-    power_of_two,
     put_sums,
     store_within,
     take_sum,
     walk,
 )
+from .numbers import counters, identity, in_order, normal_pair, normals, philox, square_grid
 
 STREAM = tl.constexpr(1)  # STREAM_RANDOM_START
-QUADS = tl.constexpr(BLOCK.value // 4)  # counters of a block; each makes four numbers
 EXTRA = tl.constexpr(0xFFFFFFFF)  # the counter of the two coordinates beyond the sample's own
-
-
-@triton.jit
-def philox(c0, sample_id, seed):
-    """Four uint32 words for each counter c0 of a sample."""
-    c1 = sample_id.to(tl.uint32)
-    c2 = (sample_id >> 32).to(tl.uint32)
-    c3 = tl.full((), STREAM, tl.uint32)
-    k0 = tl.cast(seed, tl.uint64).to(tl.uint32)
-    k1 = (tl.cast(seed, tl.uint64) >> 32).to(tl.uint32)
-    for _ in tl.static_range(10):
-        p0 = c0.to(tl.uint64) * 0xD2511F53
-        p1 = c2.to(tl.uint64) * 0xCD9E8D57
-        c0 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0
-        c1 = p1.to(tl.uint32)
-        c2 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1
-        c3 = p0.to(tl.uint32)
-        k0 = k0 + 0x9E3779B9
-        k1 = k1 + 0xBB67AE85
-    return c0, c1, c2, c3
-
-
-@triton.jit
-def counters(block):
-    return (tl.cast(block, tl.int64) * QUADS + tl.arange(0, QUADS)).to(tl.uint32)
-
-
-@triton.jit
-def in_order(a, b, c, d):
-    """[QUADS] each -> [BLOCK]: a0 b0 c0 d0 a1 b1 ..."""
-    return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
 
 
 @triton.jit
@@ -67,81 +34,10 @@ def symmetric_uniform(word):
 
 
 @triton.jit
-def negative_log(m):
-    """-ln(m 2^-24) for m in 1 .. 2^24, by the polynomial of Cephes."""
-    bits = m.to(tl.float32).to(tl.int32, bitcast=True)
-    e = (bits >> 23) - 127 - 24
-    mantissa = (bits & 0x007FFFFF) | 0x3F800000
-    big = mantissa >= 0x3FB504F3  # sqrt(2)
-    e = tl.where(big, e + 1, e)
-    f = tl.where(big, mantissa - 0x00800000, mantissa).to(tl.float32, bitcast=True) - 1.0
-    z = f * f
-    p = 7.0376836292e-2 * f + -1.1514610310e-1
-    p = p * f + 1.1676998740e-1
-    p = p * f + -1.2420140846e-1
-    p = p * f + 1.4249322787e-1
-    p = p * f + -1.6668057665e-1
-    p = p * f + 2.0000714765e-1
-    p = p * f + -2.4999993993e-1
-    p = p * f + 3.3333331174e-1
-    p = p * f * z
-    n = e.to(tl.float32)
-    p = p + n * -2.12194440e-4
-    p = p - 0.5 * z
-    return -((f + p) + n * 0.693359375)
-
-
-@triton.jit
-def normal_pair(word0, word1):
-    """Box-Muller: radius from the first word, angle from the second, reduced to [-pi/4, pi/4] in integers."""
-    radius = tl.sqrt_rn(2.0 * negative_log((word0 >> 8) + 1))
-    turn = (word1 >> 8).to(tl.int32)
-    quadrant = (turn + (1 << 21)) >> 22
-    x = (turn - (quadrant << 22)).to(tl.float32) * 3.7450704e-7  # 2 pi 2^-24
-    z = x * x
-    s = -1.9515295891e-4 * z + 8.3321608736e-3
-    s = s * z + -1.6666654611e-1
-    s = s * z * x + x
-    c = 2.443315711809948e-5 * z + -1.388731625493765e-3
-    c = c * z + 4.166664568298827e-2
-    c = c * z * z - 0.5 * z + 1.0
-    swap = (quadrant & 1) != 0
-    cosine = tl.where(swap, s, c)
-    sine = tl.where(swap, c, s)
-    cosine = tl.where(((quadrant + 1) & 2) != 0, -cosine, cosine)
-    sine = tl.where((quadrant & 2) != 0, -sine, sine)
-    return radius * cosine, radius * sine
-
-
-@triton.jit
-def normals(block, sample_id, seed):
-    """Standard normals of a block, [BLOCK] float32."""
-    w0, w1, w2, w3 = philox(counters(block), sample_id, seed)
-    a, b = normal_pair(w0, w1)
-    c, d = normal_pair(w2, w3)
-    return in_order(a, b, c, d)
-
-
-@triton.jit
-def square_grid(count):
-    """The grid of the squares: each is below 64, so count * 64 * grid < 2^53."""
-    bits = exponent_of(tl.cast(count + 1, tl.float64)) + 1  # the least with 2^bits >= count + 2
-    return power_of_two(46 - bits)
-
-
-@triton.jit
 def on_grid(normal, grid):
     """The square as an integer, ties upwards."""
     n = normal.to(tl.float64)
     return tl.floor(n * n * grid + 0.5)
-
-
-@triton.jit
-def identity(ids_ptr, sample):
-    """The number by which a sample is known, int64."""
-    if ids_ptr is not None:
-        sample = tl.load(ids_ptr + sample)
-    return sample
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -163,7 +59,7 @@ def start_linf(
     sample, tile = place(tiles)
     index, live = walk(tile, count)
     origin = load(origin_ptr, offsets(index, sample, sizes, strides[1], INDEX), live)
-    w0, w1, w2, w3 = philox(counters(tile), identity(ids_ptr, sample), seed)
+    w0, w1, w2, w3 = philox(counters(tile), identity(ids_ptr, sample), seed, STREAM)
     uniform = symmetric_uniform(in_order(w0, w1, w2, w3))
     delta = per_sample(eps, eps_ptr, sample).to(origin.dtype) * uniform.to(origin.dtype)
     x = add_inward(origin, delta, adv_ptr.dtype.element_ty)
@@ -185,7 +81,7 @@ def start_squares(
     total = tl.zeros((BLOCK,), tl.float64)
     for block in range(tile, tl.cdiv(count, BLOCK), tiles):
         _, live = walk(block, count)
-        total += tl.where(live, on_grid(normals(block, sample_id, seed), grid), 0.0)
+        total += tl.where(live, on_grid(normals(block, sample_id, seed, STREAM), grid), 0.0)
     put_sums(sums_ptr, (total,), sample, tile, tiles, 1)
 
 
@@ -209,14 +105,14 @@ def start_l2(
     sample, tile = place(tiles)
     sample_id = identity(ids_ptr, sample)
     grid = square_grid(count)
-    w0, w1, _, _ = philox(tl.full((), EXTRA, tl.uint32), sample_id, seed)
+    w0, w1, _, _ = philox(tl.full((), EXTRA, tl.uint32), sample_id, seed, STREAM)
     extra_a, extra_b = normal_pair(w0, w1)
     total = take_sum(sums_ptr, sample, tiles, 0, 1) + (on_grid(extra_a, grid) + on_grid(extra_b, grid))
     scale = tl.where(total > 0, per_sample(eps, eps_ptr, sample) / tl.sqrt(total / grid) * SHRINK_MARGIN, 0.0)
     for block in range(tile, tl.cdiv(count, BLOCK), tiles):
         index, live = walk(block, count)
         origin = load(origin_ptr, offsets(index, sample, sizes, strides[1], INDEX), live)
-        delta = scale.to(origin.dtype) * normals(block, sample_id, seed).to(origin.dtype)
+        delta = scale.to(origin.dtype) * normals(block, sample_id, seed, STREAM).to(origin.dtype)
         x = add_inward(origin, delta, adv_ptr.dtype.element_ty)
         at = offsets(index, sample, sizes, strides[0], INDEX)
         store_within(adv_ptr, at, x, origin, live, live, low, high)

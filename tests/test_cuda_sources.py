@@ -73,7 +73,9 @@ def test_nvrtc_takes_every_name_expression(stem: str, architecture: int) -> None
     assert ptx.count(".entry ") == len(names)
     assert "fma.rn" not in ptx, "a fused multiply-add changes the bits"
     if stem != "random_start":
-        for storage in launch.STORAGE.values():
+        # typical_noise takes four elements at a time, which are 8 bytes of the two-byte types
+        storages = ("float", "double") if stem == "typical_noise" else launch.STORAGE.values()
+        for storage in storages:
             assert re.search(r"ld\.global\.(v4\.\w32|v2\.\w64)", entries(ptx, storage)), (
                 f"no 16-byte loads for {storage}"
             )
@@ -184,6 +186,10 @@ def results(backend: Backend) -> list[torch.Tensor]:
         backend.preserve_noise(advs[2], origin, clean, norm, 0.06)
         backend.random_start(advs[3], origin, norm, 0.06, bounds, 1 << 63, None)
         out += advs
+    gaps = torch.tensor([0.1, float("nan")], dtype=torch.float64)
+    for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):
+        out.append(torch.empty_like(clean))
+        backend.typical_noise(out[-1], images, 0.1, gap, 0.01, 1 << 63, None)
     return out
 
 

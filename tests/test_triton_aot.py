@@ -27,7 +27,7 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
     "preserve_moments", "preserve_round", "preserve_linf", "preserve_l2", "noise_sums", "start_linf", "start_l2",
     "largest",
 }  # fmt: skip
-KERNELS = STREAMING | {"noise_finish", "start_squares"}
+KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
 UNFUSED = ("pgd_step_linf", "project_linf", "start_linf")  # nothing here divides, so machine code has no FFMA either
 # Options under which the checks below must fail, or they check nothing.
 SPOILT: tuple[str, dict[str, dict[str, Any]]] = (
@@ -70,6 +70,8 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.preserve_noise(x, x, x, norm, number)
         ops.random_start(x, x, norm, number, (0.0, 1.0), 7, ids)
     ops.noise_stats(x, number, number)
+    ops.typical_noise(x, x, number, number, number, 7, ids)
+    ops.typical_noise(x, None, number, float("nan"), number, 7, ids)
 
 
 def drain(case: str, recorded: list[Any], architectures: tuple[int, ...]) -> Iterator[Any]:
@@ -126,6 +128,7 @@ def build(source: Any, options: dict[str, Any], architecture: int) -> dict[str, 
         "spills": [int(n) for n in frame.groups()],
         "fused": len(re.findall(r"\bfma\.", ptx)) + len(re.findall(r"\b[DFH]FMA", sass)),
         "wide_loads": len(re.findall(r"ld\.global\S*\.v[24]", ptx)),
+        "wide_stores": len(re.findall(r"st\.global\S*\.v[24]", ptx)),
     }
 
 
@@ -162,8 +165,10 @@ def test_kernels_build_without_spills_or_fused_multiply_adds(tmp_path: Path) -> 
     assert [row for row in built if any(row["spills"])] == []
     assert [row for row in built if row["fused"]] == []
     # Where alignment is known, images come in 16-byte words (8 for the two-byte types).
-    flat = [row for row in built if "flat" in row["case"] and row["kernel"] in STREAMING]
-    assert [row for row in flat if not row["wide_loads"]] == []
+    flat = [row for row in built if "flat" in row["case"]]
+    assert [row for row in flat if row["kernel"] in STREAMING and not row["wide_loads"]] == []
+    assert [row for row in flat if row["kernel"] == "typical_write" and not row["wide_stores"]] == []
+    assert any(row["kernel"] == "typical_write" and row["wide_loads"] for row in flat)  # with clean images
     # The checks themselves must be able to fail.
     assert any(row["kernel"] == "preserve_round" and all(row["spills"]) for row in spoilt)
     assert any(row["kernel"] == "start_linf" and row["fused"] for row in spoilt)

@@ -65,11 +65,17 @@ struct Run {
   using T = typename Storage<S>::real;
   alignas(64) T buffer[BLOCK];
 
-  T* open(const View& view, i64 b, const Index& i, i64 n) {
-    S* from = address<S>(view, b, i);
+  // Where a run is written that need not be read first.
+  T* place(const View& view, i64 b, const Index& i, i64 n) {
     if constexpr (sizeof(S) == sizeof(T)) {
-      if (view.stride[4] == 1 || n == 1) return (T*)from;
+      if (view.stride[4] == 1 || n == 1) return (T*)address<S>(view, b, i);
     }
+    return buffer;
+  }
+  T* open(const View& view, i64 b, const Index& i, i64 n) {
+    T* own = place(view, b, i, n);
+    if (own != buffer) return own;
+    S* from = address<S>(view, b, i);
     if (view.stride[4] == 1)
       widen(from, 1, buffer, n);
     else

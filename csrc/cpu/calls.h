@@ -51,6 +51,16 @@ struct StartCall {
   const long long* sample_ids;  // (B,), or null for 0 .. B-1
 };
 
+struct NoiseCall {
+  Shape shape;
+  Dtype dtype;
+  int threads;
+  PerSample sigma, typicality, mean;
+  unsigned long long seed;
+  const long long* sample_ids;  // (B,), or null for 0 .. B-1
+  View out, clean;              // clean may be null
+};
+
 struct Kernels {
   const char* name;
   void (*pgd_step)(const Call&);
@@ -58,6 +68,7 @@ struct Kernels {
   void (*preserve_noise)(const Call&);
   void (*noise_stats)(const StatsCall&);
   void (*random_start)(const StartCall&);
+  void (*typical_noise)(const NoiseCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

@@ -144,6 +144,25 @@ void random_start(Pointer adv, Pointer origin, long long batch, long long count,
   kernels->random_start(call);
 }
 
+void typical_noise(Pointer out, Pointer clean, long long batch, long long count, const py::object& walk, int dtype,
+                   double sigma, Pointer sigma_values, double typicality, Pointer typicality_values, double mean,
+                   Pointer mean_values, unsigned long long seed, Pointer sample_ids, int threads) {
+  Walk w(batch, count, walk);
+  NoiseCall call{w.shape,
+                 Dtype(dtype),
+                 threads,
+                 {sigma, pointer<double>(sigma_values)},
+                 {typicality, pointer<double>(typicality_values)},
+                 {mean, pointer<double>(mean_values)},
+                 seed,
+                 pointer<long long>(sample_ids),
+                 {},
+                 {}};
+  call.out = w.next(out), call.clean = w.next(clean);
+  py::gil_scoped_release release;
+  kernels->typical_noise(call);
+}
+
 }  // namespace
 }  // namespace fastattack
 
@@ -155,6 +174,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("preserve_noise", &preserve_noise);
   m.def("noise_stats", &noise_stats);
   m.def("random_start", &random_start);
+  m.def("typical_noise", &typical_noise);
   m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
     py::gil_scoped_release release;
     kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);

@@ -20,5 +20,6 @@ std::vector<Kernel> project_kernels();
 std::vector<Kernel> preserve_noise_kernels();
 std::vector<Kernel> noise_stats_kernels();
 std::vector<Kernel> random_start_kernels();
+std::vector<Kernel> typical_noise_kernels();
 
 }  // namespace fastattack

@@ -1,8 +1,8 @@
 // adv = a uniform point of the ball about origin. l2: random_start_sums, then random_start_l2, which makes the same
 // normals again: that is cheaper than to store and read them.
 #pragma once
-#include "common.cuh"
 #include "fastattack/random_start.h"
+#include "numbers.cuh"
 
 namespace fastattack {
 inline namespace FA_ISA {
@@ -12,30 +12,11 @@ struct RandomStart {
   Samples<S, 2> at;  // adv, origin; walked in logical order
   PerSample eps;
   double low, high;
-  u64 seed;
-  const i64* ids;    // [B], or null for 0 .. B-1
+  Numbers numbers;
   double* partials;  // [B, tiles]
 
-  FA_DEVICE u64 id() const { return ids ? (u64)ids[at.sample()] : (u64)at.sample(); }
-  FA_DEVICE Words words(i64 quad) const {
-    return philox((u32)quad, (u32)id(), (u32)(id() >> 32), STREAM_RANDOM_START, seed);
-  }
+  FA_DEVICE Words words(i64 quad) const { return numbers.words(at.sample(), quad, STREAM_RANDOM_START); }
 };
-
-struct FourNormals {
-  float v[4];
-};
-
-FA_DEVICE FourNormals four_normals(Words w) {
-  Normals first = normal_pair(w.w[0], w.w[1]), second = normal_pair(w.w[2], w.w[3]);
-  return FourNormals{{first.a, first.b, second.a, second.b}};
-}
-
-// f(quad) for each run of four elements of this block's tile.
-template <class S, class F>
-FA_DEVICE void for_each_quad(const Samples<S, 2>& s, F f) {
-  for (i64 q = s.tile() * THREADS + threadIdx.x; 4 * q < s.count; q += s.tiles * THREADS) f(q);
-}
 
 // adv = origin + delta at element `i`
 template <class S, class T>
@@ -66,7 +47,10 @@ FA_KERNEL random_start_sums_kernel(const RandomStart<S> p) {
     FourNormals normals = four_normals(p.words(quad));
     for (int j = 0; j < 4; ++j) mine += 4 * quad + j < p.at.count ? on_grid(normals.v[j], grid) : 0.0;
   });
-  if (p.at.first_thread()) mine += extra_square(p.seed, (u32)p.id(), (u32)(p.id() >> 32), grid);
+  if (p.at.first_thread()) {
+    u64 id = p.numbers.id(p.at.sample());
+    mine += extra_square(p.numbers.seed, (u32)id, (u32)(id >> 32), grid);
+  }
   double total = block_sum(mine);
   if (threadIdx.x == 0) p.partials[p.at.sample() * p.at.tiles + p.at.tile()] = total;
 }

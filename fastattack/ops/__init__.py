@@ -21,17 +21,21 @@ from . import check, library
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
+from .noise import typical_noise
+from .spectrum import Spectrum
 
 __all__ = [
     "Backend",
     "BackendUnavailable",
     "NoiseStats",
+    "Spectrum",
     "available",
     "noise_stats",
     "pgd_step_",
     "preserve_noise_",
     "project_",
     "random_start_",
+    "typical_noise",
     "use_backend",
 ]
 

@@ -1,4 +1,4 @@
-"""The table that every backend fills: five functions on tensors that have been checked already.
+"""The table that every backend fills: six functions on tensors that have been checked already.
 
 Common to all of them:
 
@@ -6,7 +6,8 @@ Common to all of them:
   float64), one device, at least one element, at most four inner dimensions after ``layout.collapse``; any strides.
 - ``mask``: None, or bool and expanded to that shape (strides may be 0).
 - ``norm``: "linf" or "l2".
-- ``eps``, ``step``, ``sigma``, ``mean``: a float, or a contiguous float64 tensor (B,) on the same device.
+- ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``: a float, or a contiguous float64 tensor (B,) on the same
+  device.
 - ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
 - ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
 """
@@ -37,6 +38,10 @@ class Backend:
     """(noise, sigma, mean) -> (B, 6): mean, std, l1, l2, linf, typicality; float64 for float64 noise, else float32."""
     random_start: Callable[[Tensor, Tensor, str, Scalar, Bounds, int, Tensor | None], None]
     """(adv, origin, norm, eps, bounds, seed, sample_ids): writes adv; 0 <= seed < 2**64."""
+    typical_noise: Callable[[Tensor, Tensor | None, Scalar, Scalar, Scalar, int, Tensor | None], None]
+    """(out, clean, sigma, typicality, mean, seed, sample_ids): writes out, whose old values are not read.
+
+    A typicality that is NaN (for all, or in a tensor for some) makes plain N(mean, sigma^2)."""
 
 
 class BackendUnavailable(RuntimeError):

@@ -51,20 +51,20 @@ def require_alike(first_name: str, first: Tensor, *others: tuple[str, Tensor]) -
             raise ValueError(f"{name}: wanted {_describe(first)} as {first_name} has, got {_describe(t)}")
 
 
-def require_writable(adv: Tensor, *others: tuple[str, Tensor]) -> None:
-    """adv can be written in place: no grad recorded, no element twice in memory, no memory shared with the rest."""
+def require_writable(adv: Tensor, *others: tuple[str, Tensor], name: str = "adv") -> None:
+    """It can be written in place: no grad recorded, no element twice in memory, no memory shared with the rest."""
     if adv.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            "adv: requires grad, and autograd does not see this in-place op; use torch.no_grad() or detach()"
+            f"{name}: requires grad, and autograd does not see this in-place op; use torch.no_grad() or detach()"
         )
     if not adv.is_contiguous() and torch._debug_has_internal_overlap(adv) == 1:
         raise ValueError(
-            f"adv: wanted memory of its own for each element, got strides {adv.stride()} (an expanded view)"
+            f"{name}: wanted memory of its own for each element, got strides {adv.stride()} (an expanded view)"
         )
     address = adv.data_ptr()
-    for name, other in others:
+    for other_name, other in others:
         if other.data_ptr() == address:
-            raise ValueError(f"{name}: shares its memory with adv, which this op overwrites; pass a clone")
+            raise ValueError(f"{other_name}: shares its memory with {name}, which this op overwrites; pass a clone")
 
 
 def require_norm(norm: str) -> None:
@@ -85,8 +85,11 @@ def _one(value: float, name: str, least: float, down: bool) -> float:
     return float(narrow.item())
 
 
-def per_sample(value: Any, name: str, like: Tensor, *, least: float = -math.inf, down: bool = False) -> Scalar:
-    """A number, or (B,) numbers as float64 on the device of ``like``; none of them NaN or below ``least``.
+def per_sample(
+    value: Any, name: str, like: Tensor, *, least: float = -math.inf, down: bool = False, nan: bool = False
+) -> Scalar:
+    """A number, or (B,) numbers as float64 on the device of ``like``; none of them below ``least``, or NaN but for
+    ``nan`` in a tensor.
 
     ``down`` rounds towards zero to float32 where ``like`` is computed in float32.
     """
@@ -94,12 +97,14 @@ def per_sample(value: Any, name: str, like: Tensor, *, least: float = -math.inf,
         number = value if type(value) is float else _number(value, name)
         return _one(number, name, least, down and like.dtype is not torch.float64)
     if value.dim() == 0:
+        if nan and math.isnan(value.item()):
+            return math.nan
         return per_sample(value.item(), name, like, least=least, down=down)
     batch = like.shape[0]
     if value.shape != (batch,):
         raise ValueError(f"{name}: wanted a number or a tensor of shape ({batch},), got shape {tuple(value.shape)}")
     wide = value.detach().to(device=like.device, dtype=torch.float64).contiguous()
-    if not bool((wide >= least).all()):
+    if not bool((wide >= least if not nan else ~(wide < least)).all()):
         raise ValueError(f"{name}: wanted numbers{_at_least(least)}, got a smallest of {wide.min().item()}")
     if down and like.dtype is not torch.float64:
         narrow = wide.float()

@@ -86,4 +86,16 @@ def load() -> Backend:
             *bounds, seed, 0 if sample_ids is None else sample_ids.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
 
-    return Backend("cpu", pgd_step, project, preserve_noise, noise_stats, random_start)
+    def typical_noise(
+        out: Tensor, clean: Tensor | None, sigma: Scalar, typicality: Scalar, mean: Scalar, seed: int,
+        sample_ids: Tensor | None,
+    ) -> None:  # fmt: skip
+        tensors = (out,) if clean is None else (out, clean)
+        batch, count, walk = _walk(collapse(*tensors, keep_order=True))
+        native.typical_noise(
+            out.data_ptr(), 0 if clean is None else clean.data_ptr(), batch, count, walk, DTYPES[out.dtype],
+            *_scalar(sigma), *_scalar(typicality), *_scalar(mean), seed,
+            0 if sample_ids is None else sample_ids.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+
+    return Backend("cpu", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise)

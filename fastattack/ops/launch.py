@@ -6,6 +6,7 @@ floats as float64.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -45,14 +46,15 @@ KERNELS = {
     ),
     "noise_stats": ("noise_stats_sums_kernel", "noise_stats_kernel"),
     "random_start": ("random_start_linf_kernel", "random_start_sums_kernel", "random_start_l2_kernel"),
+    "typical_noise": ("typical_noise_sums_kernel", "typical_noise_kernel"),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block
 _TILES_SUMMED = 256  # every block of the next kernel reads all partials of its sample
 _TILES = 1 << 16
 _STRIDED, _FLAT, _VECTORS = 0, 1, 2
-# doubles in StepSums, project's sum, PreserveSums, NoiseSums, random_start's sum, PreserveRecord
-_SUMS = {"pgd_step": 3, "project": 1, "preserve_noise": 6, "noise_stats": 5, "random_start": 1}
+# doubles in StepSums, project's sum, PreserveSums, NoiseSums, random_start's sum, NormalSums, PreserveRecord
+_SUMS = {"pgd_step": 3, "project": 1, "preserve_noise": 6, "noise_stats": 5, "random_start": 1, "typical_noise": 2}
 _RECORD = 17
 _NO_SCALE: Words = [0, 1.0]
 
@@ -127,7 +129,7 @@ def scale_words(scale: Tensor | None) -> Words:
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """The five ops on top of a way to launch kernels."""
+    """The ops on top of a way to launch kernels."""
 
     session: Session
 
@@ -135,7 +137,8 @@ class Launcher:
         packed = pack([*at.words, *argument])
         with self.session(like.device) as launch:
             for part in parts:
-                launch(stem, f"{stem}_{part}_kernel<{at.storage}>", at.batch * at.tiles, packed)
+                name = f"{stem}_{part}" if part else stem
+                launch(stem, f"{name}_kernel<{at.storage}>", at.batch * at.tiles, packed)
 
     def pgd_step(
         self,
@@ -221,7 +224,29 @@ class Launcher:
             partials = doubles(adv, at.batch * at.tiles * _SUMS["random_start"])
             self.run(adv, at, [*words, partials.data_ptr()], "random_start", "sums", "l2")
 
+    def typical_noise(
+        self,
+        out: Tensor,
+        clean: Tensor | None,
+        sigma: Scalar,
+        typicality: Scalar,
+        mean: Scalar,
+        seed: int,
+        sample_ids: Tensor | None,
+    ) -> None:
+        plain = isinstance(typicality, float) and math.isnan(typicality)
+        with samples(out, out if clean is None else clean, keep_order=True, summed=not plain) as at:
+            words = [0 if clean is None else 1, *per_sample(sigma), *per_sample(typicality), *per_sample(mean)]
+            words += [seed, 0 if sample_ids is None else sample_ids.data_ptr()]
+            if plain:
+                self.run(out, at, [*words, 0], "typical_noise", "")
+                return
+            partials = doubles(out, at.batch * at.tiles * _SUMS["typical_noise"])
+            self.run(out, at, [*words, partials.data_ptr()], "typical_noise", "sums", "")
+
 
 def backend(name: str, session: Session) -> Backend:
     ops = Launcher(session)
-    return Backend(name, ops.pgd_step, ops.project, ops.preserve_noise, ops.noise_stats, ops.random_start)
+    return Backend(
+        name, ops.pgd_step, ops.project, ops.preserve_noise, ops.noise_stats, ops.random_start, ops.typical_noise
+    )

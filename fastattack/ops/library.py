@@ -37,6 +37,18 @@ def _join(number: float | None, values: Tensor | None) -> Any:
     return number if values is None else values
 
 
+def _triple(value: Any) -> tuple[float | None, Tensor | None, float | None]:
+    """A number, a tensor, an interval or None."""
+    if isinstance(value, (tuple, list)):
+        low, high = value
+        return float(low), None, float(high)
+    return (*_pair(value), None)
+
+
+def _level(low: float | None, values: Tensor | None, high: float | None) -> Any:
+    return _join(low, values) if high is None else (low, high)
+
+
 def _bounds(low: float | None, high: float | None) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
@@ -95,6 +107,20 @@ def _random_start(
         )  # fmt: skip
 
 
+@torch.library.custom_op("fastattack::typical_noise_", mutates_args={"out"})
+def _typical_noise(
+    out: Tensor, clean: Tensor | None, sigma: float | None, sigma_values: Tensor | None, sigma_high: float | None,
+    typicality: float | None, typicality_values: Tensor | None, typicality_high: float | None, mean: float | None,
+    mean_values: Tensor | None, mean_high: float | None, seed: str, sample_ids: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["typical_noise"](
+            out, clean, _level(sigma, sigma_values, sigma_high),
+            _level(typicality, typicality_values, typicality_high), _level(mean, mean_values, mean_high), None,
+            int(seed), sample_ids, backend,
+        )  # fmt: skip
+
+
 @_noise_stats.register_fake
 def _(noise: Tensor, *args: Any) -> Tensor:
     return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
@@ -104,7 +130,7 @@ def _nothing(*args: Any) -> None:
     """The fake of an op that only writes its argument."""
 
 
-for _op in (_pgd_step, _project, _preserve_noise, _random_start):
+for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise):
     _op.register_fake(_nothing)
 
 
@@ -134,3 +160,10 @@ def random_start(
 ) -> None:
     low, high = (None, None) if bounds is None else bounds
     _random_start(adv, origin, norm, *_pair(eps), low, high, str(seed), sample_ids, backend)
+
+
+def typical_noise(
+    out: Tensor, clean: Tensor | None, sigma: Any, typicality: Any, mean: Any, seed: int, sample_ids: Any, backend: str
+) -> None:
+    levels = (*_triple(sigma), *_triple(typicality), *_triple(mean))
+    _typical_noise(out, clean, *levels, str(seed), sample_ids, backend)

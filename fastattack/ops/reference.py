@@ -173,4 +173,25 @@ def random_start(
     _write(adv, add_inward(o, delta, adv.dtype), origin, None, bounds)
 
 
-BACKEND = Backend("reference", pgd_step, project, preserve_noise, noise_stats, random_start)
+def typical_noise(
+    out: Tensor,
+    clean: Tensor | None,
+    sigma: Scalar,
+    typicality: Scalar,
+    mean: Scalar,
+    seed: int,
+    sample_ids: Tensor | None,
+) -> None:
+    real, batch = real_dtype(out.dtype), out.shape[0]
+    ids = torch.arange(batch, device=out.device) if sample_ids is None else sample_ids
+    normals = reference_random.sample_normals(out[0].numel(), seed, ids, reference_random.STREAM_TYPICAL_NOISE)
+    levels = [
+        torch.as_tensor(v, dtype=torch.float64, device=out.device).expand(batch) for v in (sigma, typicality, mean)
+    ]
+    scale, shift = reference_random.shell_of(normals, *levels)
+    noise = scale.to(real)[:, None] * normals.to(real) + shift.to(real)[:, None]
+    value = noise.reshape(out.shape)
+    out.copy_((value if clean is None else clean.to(real) + value).to(out.dtype))
+
+
+BACKEND = Backend("reference", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise)

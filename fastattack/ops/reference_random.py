@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 STREAM_RANDOM_START = 1
+STREAM_TYPICAL_NOISE = 2
 _MASK = 0xFFFFFFFF
 
 
@@ -39,14 +40,15 @@ def sample_words(quads: Tensor, ids: Tensor, seed: int, stream: int) -> Tensor:
     return torch.stack(philox(c0, c1, c2, torch.full_like(c0, stream), seed), -1)
 
 
-def _start_words(count: int, seed: int, ids: Tensor) -> Tensor:
+def _element_words(count: int, seed: int, ids: Tensor, stream: int) -> Tensor:
+    """Words (B, quads, 4) for the elements of each sample."""
     quads = torch.arange((count + 3) // 4, device=ids.device)
-    return sample_words(quads, ids, seed, STREAM_RANDOM_START)
+    return sample_words(quads, ids, seed, stream)
 
 
 def start_uniforms(count: int, seed: int, ids: Tensor) -> Tensor:
     """Uniforms on (-1, 1), (B, count) float32: odd multiples of 2^-24."""
-    words = _start_words(count, seed, ids).flatten(1)[:, :count]
+    words = _element_words(count, seed, ids, STREAM_RANDOM_START).flatten(1)[:, :count]
     return ((words >> 8) * 2 + 1 - (1 << 24)).float() * 2.0**-24
 
 
@@ -95,16 +97,44 @@ def normal_pairs(word0: Tensor, word1: Tensor) -> tuple[Tensor, Tensor]:
     return radius * cosine, radius * sine
 
 
-def start_normals(count: int, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard normals (B, count) float32, and the length (B,) float64 of the (count + 2)-vector they belong to."""
-    words = _start_words(count, seed, ids)
+def sample_normals(count: int, seed: int, ids: Tensor, stream: int) -> Tensor:
+    """Standard normals (B, count) float32."""
+    words = _element_words(count, seed, ids, stream)
     a, b = normal_pairs(words[..., 0], words[..., 1])
     c, d = normal_pairs(words[..., 2], words[..., 3])
-    normals = torch.stack([a, b, c, d], -1).flatten(1)[:, :count]
+    return torch.stack([a, b, c, d], -1).flatten(1)[:, :count]
+
+
+def _square_grid(count: int) -> float:
+    return 2.0 ** (46 - math.ceil(math.log2(count + 2)))
+
+
+def _root(squares: Tensor) -> Tensor:
+    """The nearest square roots of (B,) float64, which torch does not promise."""
+    roots = [math.sqrt(x) if x >= 0 else math.nan for x in squares.tolist()]
+    return torch.tensor(roots, dtype=torch.float64, device=squares.device)
+
+
+def start_normals(count: int, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard normals (B, count) float32, and the length (B,) float64 of the (count + 2)-vector they belong to."""
+    normals = sample_normals(count, seed, ids, STREAM_RANDOM_START)
     beyond = sample_words(torch.tensor([0xFFFFFFFF], device=ids.device), ids, seed, STREAM_RANDOM_START)[:, 0]
     extra = torch.stack(normal_pairs(beyond[:, 0], beyond[:, 1]), 1)
-    grid = 2.0 ** (46 - math.ceil(math.log2(count + 2)))
+    grid = _square_grid(count)
     squares = torch.cat([normals, extra], 1).double().square() * grid
-    total = (squares + 0.5).floor().sum(1)
-    length = [math.sqrt(square) for square in (total / grid).tolist()]  # the nearest, which torch does not promise
-    return normals, torch.tensor(length, dtype=torch.float64, device=ids.device)
+    return normals, _root((squares + 0.5).floor().sum(1) / grid)
+
+
+def shell_of(normals: Tensor, sigma: Tensor, typicality: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """(scale, shift), (B,) float64, that put normals (B, d) on the shell; NaN as typicality asks for plain noise.
+
+    Normals and squares are summed as whole numbers, ties to even, as typical_noise.h does.
+    """
+    count = normals.shape[1]
+    grid = _square_grid(count)
+    wide = normals.double()
+    centre = (wide * (8 * grid)).round().sum(1) / (8 * grid) / count
+    square = (wide * wide * grid).round().sum(1) / grid - count * centre * centre
+    scale = sigma * _root(count * (1 + 2 * typicality)) / _root(square)
+    plain = typicality.isnan()
+    return torch.where(plain, sigma, scale), torch.where(plain, mean, mean - scale * centre)

@@ -1,13 +1,15 @@
 """Launches the Triton kernels of kernels/ (installed as fastattack.kernels). No arithmetic here, and no host sync.
 
 float16, bfloat16 and float32 are computed in float32, float64 in float64, sums always in float64. Without a reduction
-the results are those of `reference` to the bit, and so is random_start; sums may differ in their last bits.
+the results are those of `reference` to the bit, and so are random_start and typical_noise; other sums may differ in
+their last bits.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -28,7 +30,7 @@ def load() -> Backend:
         raise BackendUnavailable(f"triton cannot be imported: {error}") from error
     if not (torch.cuda.is_available() or triton.knobs.runtime.interpret):
         raise BackendUnavailable("triton needs a GPU, or TRITON_INTERPRET=1 in the environment (slow: for tests)")
-    return Backend("triton", _pgd_step, _project, _preserve_noise, _noise_stats, _random_start)
+    return Backend("triton", _pgd_step, _project, _preserve_noise, _noise_stats, _random_start, _typical_noise)
 
 
 @functools.cache
@@ -195,3 +197,26 @@ def _random_start(
     walk, programs = _walk(layout, tiles), layout.batch * tiles
     _launch(k.start_squares, programs, adv, sums, sample_ids, seed, layout.count, tiles)
     _launch(k.start_l2, programs, adv, adv, origin, sums, sample_ids, seed, *limits, *walk)
+
+
+def _typical_noise(
+    out: Tensor,
+    clean: Tensor | None,
+    sigma: Scalar,
+    typicality: Scalar,
+    mean: Scalar,
+    seed: int,
+    sample_ids: Tensor | None,
+) -> None:
+    k, layout = _kernels(), _layout(*((out,) if clean is None else (out, clean)), keep_order=True)
+    images, numbers = (out, clean), (*_number(sigma), *_number(typicality), *_number(mean))
+    if isinstance(typicality, float) and math.isnan(typicality):
+        blocks = _blocks(layout)
+        walk, programs = _walk(layout, blocks), layout.batch * blocks
+        _launch(k.typical_write, programs, out, *images, None, sample_ids, seed, *numbers, *walk)
+        return
+    tiles = _tiles(layout)
+    sums = _partials(out, layout.batch, 2, tiles)
+    walk, programs = _walk(layout, tiles), layout.batch * tiles
+    _launch(k.typical_sums, programs, out, sums, sample_ids, seed, layout.count, tiles)
+    _launch(k.typical_write, programs, out, *images, sums, sample_ids, seed, *numbers, *walk)
