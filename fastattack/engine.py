@@ -102,6 +102,7 @@ class _Job:
     target: Any
     clean: Tensor | None
     mask: Tensor | None
+    zero_mean: bool
     norm: str
     eps: Scalar
     step: Scalar
@@ -126,10 +127,14 @@ class _Job:
         self.table.random_start(adv, self.origin, self.norm, self.eps, self.bounds, seed, self.ids)
         if self.mask is not None:
             self.table.project(adv, self.origin, self.mask, self.norm, self.eps, self.bounds)
+        if self.zero_mean:
+            adv.copy_(self.origin + without_mean(adv - self.origin))
         self.keep_noise(adv)
 
     def move(self, adv: Tensor, grad: Tensor) -> None:
         grad = grad.contiguous() if grad.dim() > 5 else grad
+        if self.zero_mean:  # a step along the hyperplane stays on it, and so does the way back into the ball
+            grad = without_mean(grad)
         self.table.pgd_step(adv, grad, self.origin, self.mask, self.norm, self.eps, self.step, self.bounds)
         torch.autograd.graph.increment_version(adv)
         self.keep_noise(adv)
@@ -176,6 +181,12 @@ class _Job:
         self.best_restart = torch.where(better, restart, self.best_restart)
         wide = better.reshape(-1, *[1] * (adv.dim() - 1))
         torch.where(wide, adv, self.best, out=self.best)
+
+
+def without_mean(x: Tensor) -> Tensor:
+    """x (B, ...) less the mean of each sample."""
+    inner = tuple(range(1, x.dim()))
+    return x - x.mean(inner, keepdim=True)
 
 
 def _run(job: _Job, schedule: Schedule, progress: Callable[[Progress], None] | None, first: int) -> None:
@@ -245,6 +256,8 @@ def attack(
     began = time.perf_counter()
     check_input(origin, threat.bounds)
     clean = check_clean(target, origin, mask) if threat.preserve_noise else None
+    if threat.zero_mean and mask is not None:
+        raise ValueError("mask: wanted None with zero_mean=True (the mean is that of every pixel)")
     check_target(target)
     batch = origin.shape[0]
     table = resolve(origin.device, schedule.backend)
@@ -270,8 +283,8 @@ def attack(
             rows = slice(first, min(first + size, batch))
             job = _Job(
                 model, objective, source[rows], _part(goal, rows, batch), None if known is None else known[rows],
-                None if where is None else where[rows], threat.norm, _part(eps, rows, batch), _part(step, rows, batch),
-                bounds, table, ids[rows],
+                None if where is None else where[rows], threat.zero_mean, threat.norm, _part(eps, rows, batch),
+                _part(step, rows, batch), bounds, table, ids[rows],
             )  # fmt: skip
             _run(job, schedule, progress, first)
             _raise_if_bad(job.bad, first)

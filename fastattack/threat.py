@@ -22,12 +22,14 @@ class Threat:
         bounds: (low, high) that every pixel respects, or None. A noisy input leaves [0, 1] by nature, and a denoiser is
             trained on such inputs, so None is the default.
         preserve_noise: keep the mean and norm of the noise (needs the clean image; excludes bounds and masks).
+        zero_mean: each sample's perturbation sums to zero (for "l2"; excludes bounds, masks and preserve_noise).
     """
 
     norm: str = "linf"
     eps: float | Tensor
     bounds: tuple[float, float] | None = None
     preserve_noise: bool = False
+    zero_mean: bool = False
 
     def __post_init__(self) -> None:
         check.require_norm(self.norm)
@@ -39,4 +41,9 @@ class Threat:
         if self.preserve_noise and self.bounds is not None:
             raise ValueError(
                 "bounds: wanted None with preserve_noise=True (clipping would change the noise's mean and norm)"
+            )
+        if self.zero_mean and (self.norm != "l2" or self.bounds is not None or self.preserve_noise):
+            raise ValueError(
+                "zero_mean: wanted norm='l2' without bounds and without preserve_noise beside it, "
+                f"got norm={self.norm!r}, bounds={self.bounds}, preserve_noise={self.preserve_noise}"
             )

@@ -129,3 +129,32 @@ def test_options_that_exclude_each_other():
     with pytest.raises(TypeError, match="model"):
         fa.PGD("resnet", eps=0.1)
     assert "DenoisingPGD" in repr(fa.DenoisingPGD(lambda v: v))
+
+
+def test_obsatk_reaches_the_optimum_of_a_linear_model():
+    """D(y) = a y: the best zero-mean perturbation is the error without its mean, at the radius."""
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.rand(3, 1, 12, 13, generator=g), torch.rand(3, 1, 12, 13, generator=g)
+    error = (1.5 * y.double() - x.double()).flatten(1)
+    centred = error - error.mean(1, keepdim=True)
+    best = 1.5 * 0.4 * centred / centred.norm(dim=1, keepdim=True)
+    want = (error + best).square().mean(1)
+    result = fa.ObsAtk(lambda v: 1.5 * v, eps=0.4, steps=60, step=0.1).run(y, x)
+    delta = (result.adversarial.double() - y.double()).flatten(1)
+    assert delta.norm(dim=1).max() <= 0.4
+    assert delta.mean(1).abs().max() < 1e-7
+    assert torch.allclose(result.loss, want, rtol=1e-4)
+    start = fa.ObsAtk(lambda v: 0 * v.sum() + v * 0 + x, eps=0.4, steps=1)(y, x)  # no gradient: the random start itself
+    assert (start - y).flatten(1).norm(dim=1).min() > 0.1
+    assert (start - y).double().flatten(1).mean(1).abs().max() < 1e-7
+
+
+def test_zero_mean_goes_with_l2_alone():
+    from fastattack.threat import Threat
+
+    for options in ({"norm": "linf"}, {"norm": "l2", "bounds": (0, 1)}, {"norm": "l2", "preserve_noise": True}):
+        with pytest.raises(ValueError, match=r"zero_mean|bounds"):
+            Threat(eps=1.0, zero_mean=True, **options)
+    x = torch.rand(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="mask"):
+        fa.ObsAtk(lambda v: v, eps=0.1).run(x, x + 0.1, mask=torch.ones(1, 1, 4, 4))

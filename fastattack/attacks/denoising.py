@@ -1,4 +1,4 @@
-"""denoising-PGD: the attack on image denoisers."""
+"""denoising-PGD and ObsAtk: the attacks on image denoisers."""
 
 from __future__ import annotations
 
@@ -56,6 +56,53 @@ class DenoisingPGD(Attack):
             model,
             objective=objective,
             threat=Threat(norm=norm, eps=eps, bounds=bounds, preserve_noise=preserve_noise),
+            schedule=Schedule(
+                steps=steps, step=step, random_start=random_start, restarts=restarts, keep=keep, seed=seed,
+                max_batch=max_batch, eval_mode=eval_mode, backend=backend,
+            ),
+            sigma=sigma,
+        )  # fmt: skip
+
+
+class ObsAtk(Attack):
+    """ObsAtk (arXiv 2201.04397): climbs |D(y') - x|^2 over the perturbations with |y' - y|_2 <= eps and mean 0.
+
+    Normalised-gradient steps along the hyperplane of zero mean, then back into the ball: the adversarial noise has the
+    mean of the noise.
+
+    Args:
+        model: the denoiser, called as model(y).
+        eps: l2 radius of each sample on the scale of the images, a float or (B,). A perturbation of rms r in a sample
+            of d numbers has the radius r sqrt(d).
+        steps, step: number and length of the steps; step=None means 2 eps / steps.
+        sigma: standard deviation of the noise on the scale of the images, for the typicality in the result, or None.
+        objective, random_start, restarts, keep, seed, max_batch, eval_mode, backend: as for fa.PGD.
+
+    Raises:
+        ValueError, TypeError: an option that cannot be; the message names it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        eps: float | Tensor,
+        steps: int = 5,
+        step: float | Tensor | None = None,
+        sigma: float | Tensor | None = None,
+        objective: Objective = mse,
+        random_start: bool = True,
+        restarts: int = 1,
+        keep: str = "best",
+        seed: int = 0,
+        max_batch: int | None = None,
+        eval_mode: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            model,
+            objective=objective,
+            threat=Threat(norm="l2", eps=eps, zero_mean=True),
             schedule=Schedule(
                 steps=steps, step=step, random_start=random_start, restarts=restarts, keep=keep, seed=seed,
                 max_batch=max_batch, eval_mode=eval_mode, backend=backend,
