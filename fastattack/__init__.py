@@ -1,10 +1,11 @@
 """fastattack: adversarial attacks on image denoisers and restorers, on fused kernels."""
 
-from . import attacks, metrics, models, objectives, ops
+from . import attacks, metrics, models, objectives, ops, training, typical
 from .adapters import with_sigma
-from .attacks import FGSM, PGD, AttackResult, DenoisingPGD, denoising_pgd, fgsm, pgd
+from .attacks import FGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, denoising_pgd, fgsm, pgd
 from .engine import NonFiniteError
-from .ops import BackendUnavailable, NoiseStats, noise_stats, use_backend
+from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
+from .sampler import NoisyDataset, TypicalSetSampler
 
 __version__ = "0.1.0"
 
@@ -15,7 +16,11 @@ __all__ = [
     "BackendUnavailable",
     "DenoisingPGD",
     "NoiseStats",
+    "NoisyDataset",
     "NonFiniteError",
+    "ObsAtk",
+    "Spectrum",
+    "TypicalSetSampler",
     "attacks",
     "denoising_pgd",
     "fgsm",
@@ -25,6 +30,8 @@ __all__ = [
     "objectives",
     "ops",
     "pgd",
+    "training",
+    "typical",
     "use_backend",
     "with_sigma",
 ]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+
+from .files import write_atomic
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's mode "L"
@@ -153,27 +153,3 @@ def save_png(path: str | Path, image: Tensor) -> None:
     array = levels.permute(1, 2, 0).squeeze(2).numpy() if levels.ndim == 3 else levels.numpy()
     picture = Image.fromarray(np.ascontiguousarray(array))
     write_atomic(path, lambda file: picture.save(file, format="PNG"))
-
-
-def write_atomic(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write a file whole or not at all: to a temporary file beside it, then renamed over it.
-
-    Args:
-        path: target; missing folders are made.
-        content: the bytes, or a function that writes them to an open binary file.
-
-    Raises:
-        OSError: it cannot be written. Whatever goes wrong, the old file stays and no temporary file is left.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                content(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

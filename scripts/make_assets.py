@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fastattack.images import write_atomic
+from fastattack.files import write_atomic
 
 # name -> (square to cut: left, top, side; side of the result)
 CUTS = {

@@ -19,9 +19,10 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from fastattack.images import find_images, read_image, write_atomic
+from fastattack.files import write_atomic
+from fastattack.images import find_images, read_image
 from fastattack.metrics import psnr
-from fastattack.models.dncnn import DnCNN
+from fastattack.models import DnCNN, initialise
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -49,16 +50,6 @@ def parse_args() -> argparse.Namespace:
 def read_gray(folder: Path) -> list[Tensor]:
     """All images of a folder, sorted, as [1, H, W] in [0, 1]."""
     return [read_image(path, 1) for path in find_images(folder)]
-
-
-def initialise(model: DnCNN) -> None:
-    """He initialisation; a last layer of zeros makes the untrained network the identity."""
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    for conv in convs:
-        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        if conv.bias is not None:
-            nn.init.zeros_(conv.bias)
-    nn.init.zeros_(convs[-1].weight)
 
 
 def draw_batch(images: Tensor, batch: int, patch: int, g: torch.Generator) -> Tensor:
@@ -108,7 +99,7 @@ def train(args: argparse.Namespace) -> None:
     g = torch.Generator().manual_seed(args.seed)
     images, valid = torch.stack(read_gray(args.train)), read_gray(args.valid)
     model = DnCNN(1, depth=args.depth, features=args.features)
-    initialise(model)
+    initialise(model, args.seed)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(model.parameters(), lr=args.lr)
     sigma = args.sigma / 255

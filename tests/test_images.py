@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastattack.images import find_images, read_image, save_png, write_atomic
+from fastattack.files import write_atomic
+from fastattack.images import find_images, read_image, save_png
 
 ASSETS = Path(__file__).resolve().parents[1] / "fastattack" / "assets"
 RNG = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -46,3 +47,17 @@ class DnCNN(nn.Module):
         """Denoise ``y`` [B, channels, H, W], nominal range [0, 1]; any H and W. Returns the same shape, not clipped."""
         residual: Tensor = self.model(y)
         return y - residual
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """He initialisation (arXiv 1502.01852) of a stack of convolutions.
+
+    The last layer is zero, so that an untrained residual network is the identity. torch's random state is not touched.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    for conv in convs:
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu", generator=generator)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+    nn.init.zeros_(convs[-1].weight)

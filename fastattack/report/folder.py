@@ -1,0 +1,106 @@
+"""The output folder: written beside its place under another name, then renamed, so it is whole or as it was before."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+
+Folder = TypeVar("Folder", bound="OutputFolder")
+
+
+class OutputFolder:
+    """``with Subclass(out) as folder: ...``; what is written to ``work`` stands in ``out`` after ``place``.
+
+    Made before the work starts, so that a place that cannot be written is found out at once. A subclass says what it
+    consists of: its kind in words, the record (a JSON file with a "config" that names fastattack), other files, and
+    folders of PNG files. Nothing else is ever replaced.
+
+    Raises:
+        FileExistsError: ``out`` exists and overwrite is False, or holds something that is not of this kind.
+        OSError: it cannot be written.
+    """
+
+    kind: str
+    record: str
+    files: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()
+
+    def __init__(self, out: Path, *, overwrite: bool = False) -> None:
+        self.out = out = out.resolve()
+        if out.exists() and not out.is_dir():
+            raise FileExistsError(f"out: {out} is a file, wanted a folder")
+        if out.is_dir() and any(out.iterdir()):
+            if not self._is_ours(out):
+                raise FileExistsError(f"out: {out} holds more than a fastattack {self.kind}; name another folder")
+            if not overwrite:
+                raise FileExistsError(
+                    f"out: {out} holds a {self.kind} already; pass --overwrite or name another folder"
+                )
+
+    def __enter__(self: Folder) -> Folder:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.work = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.", dir=self.out.parent))
+        self.work.chmod(0o755)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors of the disk say which folder they are about."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"out: {self.out} cannot be written: {error}") from error
+
+    def write_record(self, content: dict[str, Any]) -> None:
+        """The record, from {"config": {"fastattack": version, ...}, ...}."""
+        text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+        (self.work / self.record).write_text(text, encoding="utf-8")
+
+    def place(self) -> None:
+        """The new folder takes the place of the old one, or of nothing; where neither works the old one is back."""
+        if not self.out.exists():
+            os.rename(self.work, self.out)
+            return
+        old = self.work.with_name(self.work.name + ".old")
+        os.rename(self.out, old)
+        try:
+            os.rename(self.work, self.out)
+        except BaseException:
+            os.rename(old, self.out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _is_ours(self, folder: Path) -> bool:
+        """Whether everything in the folder is what this kind consists of."""
+        if not {p.name for p in folder.iterdir()} <= {self.record, *self.files, *self.folders}:
+            return False
+        inner = [p for name in self.folders if (folder / name).is_dir() for p in (folder / name).iterdir()]
+        try:
+            config = json.loads((folder / self.record).read_text(encoding="utf-8"))["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return isinstance(config, dict) and "fastattack" in config and all(p.suffix == ".png" for p in inner)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity (the PSNR of equal images): null stands for it."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
