@@ -22,7 +22,8 @@ template <class S>
 float* keep_in(const NoiseCall& call, i64 b, float* stack) {
   const i64* size = call.shape.size;
   if constexpr (__is_same(S, float)) {
-    if (call.out.stride[4] == 1 && size[0] * size[1] * size[2] == 1) return (float*)call.out.data + b * call.out.stride[0];
+    if (call.out.stride[4] == 1 && size[0] * size[1] * size[2] == 1)
+      return (float*)call.out.data + b * call.out.stride[0];
   }
   return call.shape.count() <= KEPT ? stack : nullptr;
 }
