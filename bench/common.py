@@ -35,6 +35,15 @@ def inputs(size: str, dtype: torch.dtype = torch.float32) -> Inputs:
     return Inputs(*(t.to(dtype) for t in (adv, grad, origin, clean)))
 
 
+def check_noise(noisy: Tensor, clean: Tensor, sigma: float, gap: float | None) -> None:
+    """The gap and the mean of the noise, in float64; without a gap, those that plain noise can have."""
+    noise = (noisy.double() - clean.double()).flatten(1)
+    typicality = 0.5 * (noise.square().mean(1) / sigma**2 - 1)
+    slack = 6 / (2 * noise.shape[1]) ** 0.5 if gap is None else 1e-4
+    assert (typicality - (gap or 0.0)).abs().max() < slack
+    assert gap is None or noise.mean(1).abs().max() < 1e-6
+
+
 def compiled(function: Callable[..., object]) -> Callable[..., object]:
     """torch.compile, with the shapes fixed: its strongest form."""
     return torch.compile(function, dynamic=False)

@@ -70,3 +70,22 @@ def recentre(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: int
         t = (t - t.mean(dims, keepdim=True)) * (spread / t.std(dims, keepdim=True, correction=0)) + centre
         t = torch.minimum(torch.maximum(t, n - eps), n + eps)
     return clean + t
+
+
+def shell(clean: Tensor, sigma: float, gap: float) -> Tensor:
+    """Noise on its shell, added to the images. torch sums squares in float32: the gap is off by about 1e-5."""
+    noise = torch.randn_like(clean)
+    noise = noise - noise.mean((1, 2, 3), keepdim=True)
+    return clean + noise * (sigma * (clean[0].numel() * (1 + 2 * gap)) ** 0.5 / _norm(noise))
+
+
+def shell_(clean: Tensor, sigma: float, gap: float) -> Tensor:
+    """In place: the noise itself is the only buffer."""
+    noise = torch.randn_like(clean)
+    noise.sub_(noise.mean((1, 2, 3), keepdim=True))
+    return noise.mul_(sigma * (clean[0].numel() * (1 + 2 * gap)) ** 0.5 / _norm(noise)).add_(clean)
+
+
+def noisy(clean: Tensor, sigma: float, gap: float) -> Tensor:
+    """Plain Gaussian noise, added to the images."""
+    return torch.randn_like(clean).mul_(sigma).add_(clean)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from bench import plain
-from bench.common import EPS, STEP, Inputs, inputs
+from bench.common import EPS, STEP, Inputs, check_noise, inputs
 from fastattack import _cpu, ops
 
 ROUNDS = 11
@@ -85,6 +85,22 @@ def stats_ways(x: Inputs) -> dict[str, Callable[[], object]]:
     return ways
 
 
+def noise_ways(x: Inputs, gap: float | None) -> dict[str, Callable[[], object]]:
+    """Noise added to images; ``gap`` None: plain Gaussian noise, else on its shell."""
+    sigma = 0.1
+    out, in_place = (plain.noisy, plain.noisy) if gap is None else (plain.shell, plain.shell_)
+    fast = torch.compile(out, dynamic=False)
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: ops.typical_noise(x.adv, sigma=sigma, typicality=gap, seed=0, clean=x.clean, out=x.adv),
+        "eager": lambda: out(x.clean, sigma, gap or 0.0),
+        "eager in place": lambda: in_place(x.clean, sigma, gap or 0.0),
+        "compiled": lambda: fast(x.clean, sigma, gap or 0.0),
+    }
+    for function in ways.values():
+        check_noise(function(), x.clean, sigma, gap)  # type: ignore[arg-type]
+    return ways
+
+
 def ceiling(x: Inputs) -> Callable[[], object]:
     a, b, c = torch.rand_like(x.adv), torch.rand_like(x.adv), torch.rand_like(x.adv)
     return lambda: _cpu.triad(a.data_ptr(), b.data_ptr(), c.data_ptr(), a.numel(), torch.get_num_threads())
@@ -116,6 +132,10 @@ def main() -> None:
             rows.append(row(f"pgd_step_ {norm} {size}", times, streams, x))
         x = inputs(size)
         rows.append(row(f"noise_stats {size}", interleaved(stats_ways(x) | {"triad": ceiling(x)}, repeat), 1, x))
+        for label, gap in (("shell", 0.02), ("plain", None)):
+            x = inputs(size)
+            times = interleaved(noise_ways(x, gap) | {"triad": ceiling(x)}, repeat)
+            rows.append(row(f"typical_noise {label} {size}", times, 2, x))
     out = Path("out") / "bench_table.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1))

@@ -258,9 +258,13 @@ def _with_share(spectrum: Any) -> Spectrum:
 
 
 def _whole(value: Any, name: str, end: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < end:
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not 0 <= number < end:
         raise ValueError(f"{name}: wanted a whole number, 0 <= {name} < 2**{end.bit_length() - 1}, got {value!r}")
-    return value
+    return number
 
 
 def _require_finite(clean: Tensor, ids: Tensor) -> None:

@@ -1,7 +1,9 @@
 """What a denoiser is trained on: ``inputs, targets = strategy(model, clean)``, in this package's loop or in anybody's.
 
 Every number depends on (seed, epoch, sample id, pixel) alone. Called without sample ids, a strategy numbers the samples
-itself and moves on by one step; ``state_dict`` says where it stands. The model is attacked as it is now, under the
+itself and moves on by one step; ``state_dict`` says where it stands. With sample ids, tell it the epoch (``epoch=`` or
+``set_epoch``), or each epoch has the noise of the last; with several processes, pass sample ids, or each process draws
+the same noise. The model is attacked as it is now, under the
 caller's autocast; its flags, buffers and ``.grad`` and torch's random state are left as they were.
 """
 
@@ -39,6 +41,8 @@ class Strategy(Protocol):
         """Numbers and words that tell this strategy from others; a checkpoint is only resumed with the same."""
         ...
 
+    def set_epoch(self, epoch: int, step: int = 0) -> None: ...
+
     def state_dict(self) -> dict[str, int]: ...
 
     def load_state_dict(self, state: dict[str, int]) -> None: ...
@@ -74,6 +78,9 @@ class Plain:
             TypeError, ValueError: clean images that cannot be.
             NonFiniteError: the model gave NaN or infinity under attack.
         """
+        check.require_images(check.as_tensor(clean, "clean"), "clean")
+        if clean.dim() != 4:
+            raise ValueError(f"clean: wanted images (B, C, H, W), got shape {tuple(clean.shape)}")
         seed, ids = self.sampler.key(len(clean), sample_ids=sample_ids, epoch=epoch, device=clean.device)
         with torch.autocast(clean.device.type, enabled=False):  # the noise is not for bfloat16
             noisy = self.sampler(clean, sample_ids=sample_ids, epoch=epoch)
@@ -86,6 +93,10 @@ class Plain:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sampler"}
         sampler = {name: _plain_data(getattr(self.sampler, name)) for name in _SAMPLER_OPTIONS}
         return {"strategy": type(self).__name__, **own, **sampler}
+
+    def set_epoch(self, epoch: int, step: int = 0) -> None:
+        """Go to a step of an epoch."""
+        self.sampler.set_epoch(epoch, step)
 
     def state_dict(self) -> dict[str, int]:
         """Where the sampler stands."""
