@@ -67,7 +67,7 @@ def test_plain_share_is_a_share():
     """Shell samples have their gap to 1e-4; a plain one comes so close to it once in hundreds."""
     count, share = 2000, 0.3
     clean = images(count, 1, 8, 8).double()
-    noise = sampler(typicality=0.5, mean=0.02, plain_share=share, spectrum="adversarial")(clean) - clean
+    noise = sampler(typicality=0.5, mean=0.02, plain_share=share, spectrum=(8, 2, 1, 0.5))(clean) - clean
     on_shell = (np.abs(gaps(noise) - 0.5) < 1e-4) & (np.abs(noise.flatten(1).mean(1).numpy() - 0.02) < 1e-6)
     plain = noise[torch.from_numpy(~on_shell)]
     assert abs(len(plain) - share * count) < 4 * math.sqrt(share * (1 - share) * count)
