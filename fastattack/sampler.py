@@ -22,11 +22,9 @@ from torch.utils.data import Dataset
 from .ops import check, draws, noise, typical_noise
 from .ops.backend import Scalar
 from .ops.dispatch import resolve
-from .ops.reference_random import sample_words
+from .ops.reference_random import STREAM_CHOICE, STREAM_EPOCH, sample_words
 from .ops.spectrum import Spectrum, gain_of
 
-STREAM_EPOCH = 4
-STREAM_CHOICE = 5
 _IDS_PER_STEP = 2**32
 
 Range = float | tuple[float, float]
@@ -72,8 +70,10 @@ class TypicalSetSampler:
                     f"{name}: wanted a number or an interval (low, high), got a tensor {tuple(value.shape)}"
                 )
         self.seed = check.seed_of(seed)
-        typical_noise((1, 2), sigma=sigma, typicality=typicality, mean=mean, seed=0)  # complains about what cannot be
-        self.sigma, self.typicality, self.mean = sigma, typicality, mean
+        typical_noise(
+            (1, noise.LEAST), sigma=sigma, typicality=typicality, mean=mean, seed=0
+        )  # complains about what cannot be
+        self.sigma, self.typicality, self.mean = _level(sigma), _level(typicality), _level(mean)
         self.spectrum = None if spectrum is None else _with_share(spectrum)
         self.plain_share = check.per_sample(plain_share, "plain_share", torch.empty(1))
         if not 0 <= self.plain_share <= 1:
@@ -255,6 +255,11 @@ def _with_share(spectrum: Any) -> Spectrum:
     if isinstance(found.share, Tensor) and found.share.dim():
         raise TypeError(f"spectrum: wanted one share for all samples, got a tensor {tuple(found.share.shape)}")
     return replace(found, share=float(found.own_share))
+
+
+def _level(value: Any) -> Any:
+    """A number or an interval in Python's own types."""
+    return value if value is None else tuple(map(float, value)) if isinstance(value, tuple | list) else float(value)
 
 
 def _whole(value: Any, name: str, end: int) -> int:

@@ -29,7 +29,7 @@ def calls(batch: int, elements: int, device: str):
     ids = torch.arange(batch, device=device) * (2**33 + 1) + 5
     sigma = torch.linspace(0.1, 0.3, batch, device=device)
     yield {"sigma": 0.1, "typicality": None, "mean": 0.02, "seed": 3}
-    yield {"sigma": sigma, "typicality": torch.full((batch,), NAN) if elements > 1 else None, "seed": 2**63}
+    yield {"sigma": sigma, "typicality": torch.full((batch,), NAN), "seed": 2**63}
     if elements > 1:
         gaps = torch.linspace(-0.4, 2, batch, device=device)
         holes = torch.where(torch.arange(batch, device=device) % 2 == 1, NAN, gaps)
@@ -153,11 +153,32 @@ def test_the_same_numbers_in_every_split_format_and_thread_count(typicality):
         for number in (1, 2, 3):
             torch.set_num_threads(number)
             assert torch.equal(ops.typical_noise(clean, clean=clean, **options), whole)
-            assert torch.equal(  # one large sample, which the threads share
-                ops.typical_noise(clean[:1].flatten(1), clean=clean[:1].flatten(1), **options), whole[:1].flatten(1)
-            )
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["contiguous", "channels_last"])
+def test_threads_share_a_large_sample(dtype, kind):
+    """270,900 elements: several segments, and above the size from which one sample is split."""
+    clean = as_format(torch.rand(1, 3, 300, 301, generator=torch.Generator().manual_seed(0)).to(dtype), kind)
+    options = {"sigma": 0.1, "typicality": 0.3, "mean": 0.02, "seed": 7}
+    want = ops.typical_noise(clean, clean=clean, backend="reference", **options)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            assert torch.equal(ops.typical_noise(clean, clean=clean, backend="cpu", **options), want)
+            alone = ops.typical_noise(clean, backend="cpu", **options)  # without an image: nothing but the op's writing
+            assert torch.equal(alone, ops.typical_noise(clean, backend="reference", **options))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_no_gradient_is_recorded():
+    clean = torch.rand(2, 1, 4, 4, requires_grad=True)
+    for backend in ("cpu", "reference"):
+        assert not ops.typical_noise(clean, clean=clean, sigma=0.1, seed=0, backend=backend).requires_grad
 
 
 class Largest(TorchDispatchMode):
@@ -234,6 +255,7 @@ def test_autograd_notices_the_write():
 
 
 X = torch.rand(2, 3, 4, 4)
+ROOM = torch.rand(97)
 BAD = [
     ({"sigma": 0.0}, ValueError, ["sigma", "> 0", "0"]),
     ({"sigma": -0.1}, ValueError, ["sigma", "-0.1"]),
@@ -258,7 +280,9 @@ BAD = [
     ({"mean": torch.tensor([0.0, 0.2])}, ValueError, ["mean", "0.2"]),
     ({"mean": 0.09, "typicality": torch.tensor([0.0, -0.2])}, ValueError, ["mean", "0.09"]),
     ({"mean": NAN}, ValueError, ["mean", "nan"]),
-    ({"shape_or_like": (2, 1)}, ValueError, ["shape_or_like", "two elements", "(2, 1)"]),
+    ({"shape_or_like": (2.7, 9)}, TypeError, ["shape_or_like", "(2.7, 9)"]),
+    ({"shape_or_like": "29"}, TypeError, ["shape_or_like", "'29'"]),
+    ({"shape_or_like": (2, 3)}, ValueError, ["shape_or_like", "at least 4 elements", "(2, 3)"]),
     ({"shape_or_like": ()}, ValueError, ["shape_or_like", "(B, ...)"]),
     ({"shape_or_like": (2, -3)}, ValueError, ["shape_or_like", "(2, -3)"]),
     ({"shape_or_like": 4}, TypeError, ["shape_or_like", "int"]),
@@ -270,6 +294,7 @@ BAD = [
     ({"clean": X.half()}, ValueError, ["clean", "float32", "float16"]),
     ({"shape_or_like": (3, 3, 4, 4), "clean": X}, ValueError, ["clean", "(3, 3, 4, 4)", "(2, 3, 4, 4)"]),
     ({"clean": X, "out": X}, ValueError, ["clean", "shares its memory with out"]),
+    ({"clean": ROOM[:96].view(X.shape), "out": ROOM[1:97].view(X.shape)}, ValueError, ["clean", "shares its memory"]),
     ({"seed": -1}, ValueError, ["seed", "2**64", "-1"]),
     ({"seed": 2**64}, ValueError, ["seed", "2**64"]),
     ({"seed": 1.5}, TypeError, ["seed", "float"]),

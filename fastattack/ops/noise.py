@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from .layout import INNER_DIMS, collapse
 
 Levels = tuple[Scalar, Scalar, Scalar]
 """sigma, typicality and mean, checked and drawn."""
+
+LEAST = 4
+"""Elements of a sample that can be put on a shell."""
 
 PLAIN = math.nan
 """The typicality of a sample that is plain N(mean, sigma^2), not put on a shell."""
@@ -40,8 +44,7 @@ def typical_noise(
 
     The direction is that of a white (or coloured) Gaussian whose sample mean is exactly ``mean`` (arXiv 2412.05943;
     this project's formulation): norm to 1e-5 relative and mean to 1e-5 sigma in float32 and float64; rounding to
-    float16 or bfloat16, and adding ``clean``, add their own. In samples of fewer than 8 elements float32 may miss by
-    more.
+    float16 or bfloat16, and adding ``clean``, add their own. A shell needs at least 4 elements in each sample.
 
     The numbers are Philox 4x32-10 of (seed, sample id, element in row-major order) and Box-Muller: white noise has the
     same bits on every backend, for every memory format and in every batch split.
@@ -86,8 +89,8 @@ def _room(shape_or_like: Any, out: Any, clean: Any) -> Tensor:
         like = check.as_tensor(shape_or_like, "shape_or_like")
     else:
         try:
-            shape = tuple(int(n) for n in shape_or_like)
-        except (TypeError, ValueError):
+            shape = tuple(operator.index(n) for n in shape_or_like)
+        except TypeError:
             kind = type(shape_or_like).__name__
             raise TypeError(
                 f"shape_or_like: wanted a shape (B, ...) or a tensor, got {kind} {shape_or_like!r}"
@@ -100,6 +103,8 @@ def _room(shape_or_like: Any, out: Any, clean: Any) -> Tensor:
             raise ValueError(f"{name}: wanted shape {shape} as shape_or_like says, got {tuple(like.shape)}")
     check.require_images(like, "shape_or_like")
     check.require_alike("shape_or_like", like, *named.items())
+    if like.shape[0] and like.numel() // like.shape[0] >= 2**34:
+        raise ValueError(f"shape_or_like: wanted fewer than 2**34 elements in a sample, got shape {tuple(like.shape)}")
     if "out" in named:
         return named["out"]
     fresh: Tensor = torch.empty_like(like, requires_grad=False)
@@ -146,16 +151,17 @@ def _levels(out: Tensor, sigma: Any, typicality: Any, mean: Any, seed: int, ids:
         draw(mean, "mean", out, seed, ids),
     )
     _check_levels((sigma, gap, mean), levels, out.shape[0])
-    if shell:
+    if shell and not (isinstance(gap, Tensor) and out.shape[0] and bool(gap.isnan().all())):
         require_room_for_shell(out)
     return levels
 
 
 def require_room_for_shell(like: Tensor) -> None:
-    if like.numel() == like.shape[0] != 0:
+    """In fewer dimensions what is left of the normals without their mean can vanish."""
+    if like.shape[0] and like.numel() < LEAST * like.shape[0]:
         raise ValueError(
-            f"shape_or_like: wanted at least two elements in each sample for a shell, got shape {tuple(like.shape)}; "
-            "typicality=None gives plain noise"
+            f"shape_or_like: wanted at least {LEAST} elements in each sample for a shell, got shape "
+            f"{tuple(like.shape)}; typicality=None gives plain noise"
         )
 
 
@@ -171,6 +177,8 @@ def _typical_noise(
     backend: str,
 ) -> None:
     number, ids = check.seed_of(seed), check.ids_of(sample_ids, out)
+    if clean is not None and clean.requires_grad:
+        clean = clean.detach()
     table = resolve(out.device, backend)
     levels = _levels(out, sigma, typicality, mean, number, ids)
     gain = None if spectrum is None else colours.gain_of(spectrum, out)

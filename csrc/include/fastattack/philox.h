@@ -9,7 +9,13 @@
 namespace fastattack {
 inline namespace FA_ISA {
 
-enum Stream : u32 { STREAM_RANDOM_START = 1, STREAM_TYPICAL_NOISE = 2, STREAM_DIFFUSION = 3 };
+enum Stream : u32 {
+  STREAM_RANDOM_START = 1,
+  STREAM_TYPICAL_NOISE = 2,
+  STREAM_DIFFUSION = 3,
+  STREAM_EPOCH = 4,  // these two are drawn in Python (sampler.py)
+  STREAM_CHOICE = 5,
+};
 
 struct Words {
   u32 w[4];
