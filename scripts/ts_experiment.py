@@ -26,7 +26,6 @@ from fastattack.ops.spectrum import Spectrum
 from fastattack.training import Patches, TrainConfig
 
 SIGMA = 25 / 255
-EPS = (3, 5, 8)
 
 
 def ts(seed: int, **options: Any) -> training.Strategy:
@@ -43,6 +42,7 @@ RECIPES: dict[str, Callable[[int], training.Strategy]] = {
     "ts-strong": lambda seed: ts(seed, spectrum=STRONG, typicality=(0.0, 0.3)),
     "ts-strong-all": lambda seed: ts(seed, spectrum=STRONG, typicality=(0.0, 0.3), plain_share=0.0),
     "pgd": lambda seed: training.pgd(sigma=SIGMA, eps=5 / 255, steps=3, preserve_noise=False, seed=seed),
+    "pgd-small": lambda seed: training.pgd(sigma=SIGMA, eps=2 / 255, steps=3, preserve_noise=False, seed=seed),
     "pgd-kept": lambda seed: training.pgd(sigma=SIGMA, eps=5 / 255, steps=3, preserve_noise=True, seed=seed),
     "hat": lambda seed: training.hat(sigma=SIGMA, eps=5 / 255, steps=3, seed=seed),
 }
@@ -102,7 +102,7 @@ def quality(model: nn.Module, y: Tensor, x: Tensor) -> list[float]:
 
 def craft(model: nn.Module, y: Tensor, x: Tensor, eps: int, kept: bool, args: argparse.Namespace) -> Tensor:
     attack = fa.DenoisingPGD(
-        Fast(model, args.bf16), eps=eps / 255, steps=args.attack_steps, step=2.5 * eps / 255 / args.attack_steps,
+        Fast(model, args.bf16), eps=eps / 255, steps=args.attack_steps, step=5 * eps / 255 / args.attack_steps,
         restarts=args.restarts, preserve_noise=kept, max_batch=8,
     )  # fmt: skip
     return attack(y, x)
@@ -129,16 +129,12 @@ def evaluate(args: argparse.Namespace) -> None:
     source = fa.models.load("dncnn", weights=args.source) if args.source else None
     transferred: dict[tuple[int, bool], Tensor] = {}
     for weights in args.weights_files:
-        target = (
-            Path(weights).with_suffix(".eval.json")
-            if not args.results
-            else args.results / f"{Path(weights).parent.parent.name}-{Path(weights).parent.name}.json"
-        )
+        target = Path(weights).with_suffix(".json")
         if target.exists():
             continue
         model = fa.models.load("dncnn", weights=weights)
         row: dict[str, object] = {"weights": str(weights), "clean": statistics.fmean(quality(model, y, x))}
-        for eps in EPS:
+        for eps in args.eps:
             for kept in (False, True):
                 name = f"{eps} {'kept' if kept else 'free'}"
                 row[name] = statistics.fmean(quality(model, craft(model, y, x, eps, kept, args), x))
@@ -174,6 +170,7 @@ def main() -> None:
     p.add_argument("--crop", type=int, default=128)
     p.add_argument("--attack-steps", type=int, default=20)
     p.add_argument("--restarts", type=int, default=1)
+    p.add_argument("--eps", type=int, nargs="+", default=[3, 5, 8], help="radii on the 0-255 scale")
     p.add_argument("--noise-seed", type=int, default=0)
     p.set_defaults(run=evaluate)
     for p in commands.choices.values():

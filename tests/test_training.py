@@ -218,6 +218,47 @@ def test_an_earlier_run_is_only_replaced_when_asked(tmp_path):
     assert set(before) == {p.name for p in tmp_path.iterdir()}
 
 
+def test_replacing_a_run_removes_it_once_the_new_one_is_safe(tmp_path):
+    t.train(tiny(), patches(), strategy("plain"), t.TrainConfig(steps=12), out=tmp_path)
+    (tmp_path / "notes.txt").touch()
+    stopping = Poisoned(images((9, 9)), size=8, batch=4, at=(0, 0), error=KeyboardInterrupt)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError):
+        t.train(tiny(), stopping, strategy("ts"), t.TrainConfig(steps=3), out=tmp_path, log=None)
+    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(KeyboardInterrupt):
+        t.train(tiny(), stopping, strategy("ts"), t.TrainConfig(steps=3), out=tmp_path, log=None, overwrite=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pt", "notes.txt"}
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["identity"]["strategy"]["strategy"] == "TypicalSet"
+
+
+class Uneven(t.Patches):
+    """Batches of these sizes, whatever the epoch."""
+
+    sizes = (4, 4, 4, 4, 3)
+
+    def batch_at(self, epoch: int, step: int) -> Tensor:
+        return super().batch_at(epoch, step)[: self.sizes[step]]
+
+
+def uneven(*sizes: int) -> Uneven:
+    made = Uneven(images((20, 24), (17, 19)), size=8, batch=4, steps_per_epoch=5)
+    made.sizes = sizes
+    return made
+
+
+def test_a_batch_of_another_size_would_repeat_noise_and_is_refused(tmp_path):
+    config = t.TrainConfig(steps=10, save_every=1)
+    with pytest.raises(ValueError, match=r"^patches\.batch_at\(0, 4\): wanted 4 images .* got 3$"):
+        t.train(tiny(), uneven(4, 4, 4, 4, 3), strategy("plain"), config, out=tmp_path)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 4
+    with pytest.raises(ValueError, match=r"^patches\.batch_at\(0, 4\): wanted 4 images .* got 3$"):
+        t.train(tiny(), uneven(3, 3, 3, 3, 3), strategy("plain"), config, out=tmp_path, resume=True)
+    t.train(tiny(), uneven(4, 4, 4, 4, 4), strategy("plain"), config, out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"^patches\.batch_at\(0, 0\): wanted some images .* got 0$"):
+        t.train(tiny(), uneven(0), strategy("plain"), config, out=tmp_path / "empty")
+
+
 def test_logs_that_cannot_be(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     for log, error, message in (("tensorboard", RuntimeError, "pip install"), ("xml", ValueError, "log: wanted")):
@@ -249,6 +290,25 @@ def test_tensorboard_gets_every_number_once(tmp_path, monkeypatch):
     (row,) = t.train(tiny(), patches(), strategy("plain"), config, out=tmp_path, log="tensorboard").rows
     assert written[0] == ("tensorboard", 1, -1)
     assert written[1:] == [(k, row[k], 5) for k in ("loss", "psnr", "gradient", "rate")]
+
+
+def test_tensorboard_itself_holds_every_step_once_after_a_resume(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = t.TrainConfig(steps=13, log_every=2)
+    stopping = Poisoned(
+        images((20, 24), (17, 19)), size=8, batch=4, steps_per_epoch=5, at=(1, 4), error=KeyboardInterrupt
+    )
+    with pytest.raises(KeyboardInterrupt):  # after the row of step 8; the checkpoint is that of step 5
+        t.train(tiny(), stopping, strategy("plain"), config, out=tmp_path, log="tensorboard")
+    result = t.train(tiny(), patches(), strategy("plain"), config, out=tmp_path, log="tensorboard", resume=True)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) == {"loss", "psnr", "gradient", "rate"}
+    for name in board.Tags()["scalars"]:
+        events = board.Scalars(name)
+        assert [e.step for e in events] == [2, 4, 5, 6, 8, 10, 12, 13]
+        assert [e.value for e in events] == pytest.approx([row[name] for row in result.rows], rel=1e-6)
 
 
 def test_a_model_without_weights_to_train(tmp_path):

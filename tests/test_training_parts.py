@@ -65,12 +65,21 @@ def test_bad_patches(pictures, options, message):
     [
         ("steps", 0), ("steps", 2.0), ("lr", 0.0), ("lr", math.nan), ("lr_end", 2.0), ("warmup", -1), ("clip", 0.0),
         ("weight_decay", -1.0), ("ema", 1.0), ("autocast", "fp16"), ("optimiser", "sgd"), ("save_every", 0),
-        ("valid_every", 0), ("log_every", 0), ("seed", -1),
+        ("valid_every", 0), ("log_every", 0), ("seed", -1), ("lr", "1e-3"), ("lr", None), ("lr", True), ("lr_end", "0"),
+        ("weight_decay", "0"), ("clip", "x"), ("clip", [0.5]), ("ema", "0.9"), ("ema", torch.tensor([0.9])),
+        ("channels_last", 1), ("channels_last", "yes"), ("warmup", 11),
     ],
 )  # fmt: skip
 def test_bad_configurations_name_the_field(field, value):
-    with pytest.raises(ValueError, match=f"^{field}: wanted"):
+    with pytest.raises((TypeError, ValueError), match=f"^{field}: wanted"):
         t.TrainConfig(**{"steps": 10, field: value})
+
+
+def test_a_configuration_holds_pythons_numbers():
+    c = t.TrainConfig(steps=10, lr=np.float32(0.5), weight_decay=np.float64(0.1), clip=np.int64(2), ema=np.float64(0.9))
+    assert {type(getattr(c, name)) for name in ("lr", "lr_end", "weight_decay", "clip", "ema")} == {float}
+    assert type(c.rate(3)) is float
+    assert t.TrainConfig(steps=10, warmup=10, clip=None).clip is None
 
 
 def test_the_learning_rate_rises_and_falls_on_a_cosine():
@@ -102,3 +111,23 @@ def test_validation_measures_both_and_leaves_the_model_alone():
         t.Validation(images=pictures, sigma=SIGMA, crop=10)
     with pytest.raises(ValueError, match="eps"):
         t.Validation(images=pictures, sigma=SIGMA, eps=-1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": [torch.zeros(1, 9, 9, dtype=torch.uint8)]}, r"^images\[0\]: wanted a float tensor.*uint8"),
+        ({"images": [torch.zeros(1, 9, 9), torch.zeros(9, 9)]}, r"^images\[1\]: wanted \(C, H, W\).*\(9, 9\)"),
+        ({"images": [torch.zeros(0, 9, 9)]}, r"^images\[0\]: wanted \(C, H, W\)"),
+        ({"images": [torch.full((1, 9, 9), math.inf)]}, r"^images\[0\]: wanted finite"),
+        ({"images": [np.zeros((1, 9, 9))]}, r"^images\[0\]: wanted a float tensor.*ndarray"),
+        ({"images": []}, "^images: wanted at least one"),
+        ({"sigma": "25"}, "^sigma: wanted a number"),
+        ({"sigma": 0.0}, "^sigma: wanted"),
+        ({"crop": 0}, "^crop: wanted"),
+        ({"crop": "8"}, "^crop: wanted"),
+    ],
+)
+def test_bad_validations_name_the_option(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        t.Validation(**{"images": images((9, 9)), "sigma": SIGMA, **options})

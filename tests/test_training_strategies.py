@@ -99,6 +99,15 @@ def test_the_attack_runs_under_the_callers_autocast_and_the_noise_does_not(clean
     assert torch.equal(inputs[:4], plain_inputs[:4])
 
 
+@every_strategy
+def test_an_empty_batch_gives_an_empty_batch(name, clean):
+    s = strategy(name)
+    for images_ in s(Moody(), clean[:0]):
+        assert images_.shape == (0, 1, 12, 10)
+        assert images_.dtype == clean.dtype
+    assert s.state_dict()["step"] == 1
+
+
 def test_factories_refuse_what_cannot_be():
     for build, word in (
         (lambda: t.plain(sigma=-1.0), "sigma"),

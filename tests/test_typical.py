@@ -229,7 +229,7 @@ def test_fits_that_cannot_be(attacked):
         ((p, holed), {}, r"noise\[2\]: wanted finite numbers"),
         ((holed, n), {}, r"perturbations\[2\]: wanted finite numbers"),
         ((0 * p, n), {}, "perturbations: wanted at least one that is not zero"),
-        ((p, -p), {}, "noise: wanted finite images that are not constant"),
+        ((p, -p), {}, r"noise \+ perturbations: wanted finite images that are not constant"),
         ((p, n), {"sigma": 0.0}, "sigma"),
         ((p, n), {"bands": 0}, "bands: wanted a whole number"),
         ((p, n), {"bands": 200}, "bands: wanted fewer than 200"),

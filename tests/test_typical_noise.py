@@ -245,7 +245,7 @@ def test_the_custom_op_passes_torchs_own_checks():
 
 
 def test_autograd_notices_the_write():
-    w, out = torch.ones(2, requires_grad=True), torch.zeros(1, 2)
+    w, out = torch.ones(4, requires_grad=True), torch.zeros(1, 4)
     loss = (out * w).sum()
     ops.typical_noise(out, out=out, sigma=0.1, seed=0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

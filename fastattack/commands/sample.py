@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .common import device_name, load_model, versions
+from .noise import NoiseOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +59,10 @@ def sample(
     device = device_name(device)
     if max_batch < 1:
         raise ValueError(f"max-batch: wanted a whole number >= 1, got {max_batch}")
-    wanted = _Wanted(typicality, mean, spectrum, share, seed, backend)
-    fitted = None if wanted.fit_file is None else typical.SpectrumFit.load(wanted.fit_file)
+    wanted = NoiseOptions(
+        typicality=typicality, mean=mean, spectrum=spectrum, share=share, plain_share=0.0, seed=seed, backend=backend
+    )
+    fitted = wanted.fit()
     level = parse_number(sigma, "sigma") if sigma is not None else 25.0 if fitted is None else 255 * fitted.sigma
     config = JobConfig(
         sigma=level, eps=parse_number(eps, "eps"), steps=steps, seed=seed, max_batch=max_batch, device=device,
@@ -91,60 +93,6 @@ def sample(
         folder.finish({**described, **_described(sampler)}, rows, made)
     _show(rows)
     print(f"samples: {out / 'samples'}")
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """The sampler's options as they were typed; what was not given comes from a fit, if there is one."""
-
-    typicality: str | None
-    mean: str | None
-    spectrum: str | None
-    share: str | None
-    seed: int
-    backend: str
-
-    @property
-    def fit_file(self) -> str | None:
-        return None if self.spectrum in ("none", "adversarial") else self.spectrum
-
-    def sampler(self, sigma: float, fitted: SpectrumFit | None) -> TypicalSetSampler:
-        """Every sample typical, none plain; sigma on the scale of the images."""
-        from ..sampler import TypicalSetSampler
-
-        return TypicalSetSampler(
-            sigma=sigma,
-            typicality=_interval(self.typicality, "typicality", None if fitted is None else fitted.typicality),
-            mean=_interval(self.mean, "mean", None if fitted is None else fitted.mean),
-            spectrum=self._spectrum(fitted), plain_share=0.0, seed=self.seed, backend=self.backend,
-        )  # fmt: skip
-
-    def _spectrum(self, fitted: SpectrumFit | None) -> Any:
-        from dataclasses import replace
-
-        from ..numbers import parse_number
-        from ..ops import Spectrum
-
-        found = Spectrum("adversarial") if self.spectrum == "adversarial" else None
-        if fitted is not None and self.spectrum not in ("none", "adversarial"):
-            found = fitted.spectrum
-        if self.share is None:
-            return found
-        if found is None:
-            raise ValueError("share: wanted together with a spectrum, got none")
-        return replace(found, share=parse_number(self.share, "share"))
-
-
-def _interval(text: str | None, name: str, default: tuple[float, float] | None) -> float | tuple[float, float]:
-    """A number such as 0.02 or 5/255, or an interval low:high of them."""
-    from ..numbers import parse_number
-
-    if text is None:
-        return 0.0 if default is None else default
-    numbers = [parse_number(part, name) for part in text.split(":")]
-    if len(numbers) > 2:
-        raise ValueError(f"{name}: wanted a number or an interval low:high, got {text!r}")
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def _attacked(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import device_of
+from .noise import NoiseOptions, interval
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +42,16 @@ def train(
     eps: Annotated[str, _OPTION(help="attack radius for images in [0, 1]; hat: its rms over pixels")] = "5/255",
     attack_steps: Annotated[int, _OPTION(help="steps of the attack, in training and in validation")] = 5,
     preserve_noise: Annotated[bool, _OPTION(help="attacks keep mean and norm of the noise")] = True,
-    typicality: Annotated[str, _OPTION(help="ts: gap in nats per pixel, or an interval such as 0:0.02")] = "0",
-    mean: Annotated[str, _OPTION(help="ts: mean of the noise for images in [0, 1], or an interval -1/255:1/255")] = "0",
-    spectrum: Annotated[str | None, _OPTION(help="ts: 'adversarial', or the JSON file of a fit; none: white")] = None,
+    typicality: Annotated[
+        str | None, _OPTION(help="ts: gap in nats per pixel, or low:high; default: the fit's, or 0")
+    ] = None,
+    mean: Annotated[
+        str | None, _OPTION(help="ts: of the noise for images in [0, 1], or low:high; default: the fit's, or 0")
+    ] = None,
+    spectrum: Annotated[
+        str | None, _OPTION(help="ts: none, adversarial, or the JSON file of a fit, which also gives gap and mean")
+    ] = None,
+    share: Annotated[str | None, _OPTION(help="ts: part of the energy that has the spectrum; default: its own")] = None,
     plain_share: Annotated[str, _OPTION(help="ts: share of samples with plain Gaussian noise")] = "0.5",
     ema: Annotated[str | None, _OPTION(help="decay of an average of the weights, such as 0.999")] = None,
     clip: Annotated[str | None, _OPTION(help="longest gradient, or none")] = "0.5",
@@ -68,11 +76,12 @@ def train(
     if threads is not None:
         require_whole(threads, "threads", 1)
         torch.set_num_threads(threads)
-    level = _scaled(_interval(sigma, "sigma"))
-    chosen = _strategy(
-        strategy, level, parse_number(eps, "eps"), attack_steps, preserve_noise, typicality, mean, spectrum,
-        parse_number(plain_share, "plain_share"), seed,
+    level = _scaled(interval(sigma, "sigma"))
+    noise = NoiseOptions(
+        typicality=typicality, mean=mean, spectrum=spectrum, share=share,
+        plain_share=parse_number(plain_share, "plain_share"), seed=seed,
     )  # fmt: skip
+    chosen = _strategy(strategy, level, parse_number(eps, "eps"), attack_steps, preserve_noise, noise)
     config = training.TrainConfig(
         steps=steps, lr=parse_number(lr, "lr"), warmup=warmup, ema=None if ema is None else parse_number(ema, "ema"),
         clip=None if clip in (None, "none") else parse_number(clip, "clip"), autocast="bf16" if bf16 else None,
@@ -95,14 +104,6 @@ def train(
     _show(result.rows[-1], result.weights)
 
 
-def _interval(text: str, name: str) -> Range:
-    """ "25" or "15:35"."""
-    from ..numbers import parse_number
-
-    low, colon, high = text.partition(":")
-    return (parse_number(low, name), parse_number(high, name)) if colon else parse_number(text, name)
-
-
 def _scaled(sigma: Range) -> Range:
     """From the 0-255 scale to that of the images."""
     for value in sigma if isinstance(sigma, tuple) else (sigma,):
@@ -112,41 +113,19 @@ def _scaled(sigma: Range) -> Range:
 
 
 def _strategy(
-    name: str,
-    sigma: Range,
-    eps: float,
-    attack_steps: int,
-    preserve_noise: bool,
-    typicality: str,
-    mean: str,
-    spectrum: str | None,
-    plain_share: float,
-    seed: int,
+    name: str, sigma: Range, eps: float, attack_steps: int, preserve_noise: bool, noise: NoiseOptions
 ) -> Strategy:
-    from ..sampler import TypicalSetSampler
     from ..training import hat, pgd, plain, ts
 
     if name not in STRATEGIES:
         raise ValueError(f"strategy: wanted one of {', '.join(STRATEGIES)}, got {name!r}")
     if name == "plain":
-        return plain(sigma=sigma, seed=seed)
+        return plain(sigma=sigma, seed=noise.seed)
     if name == "pgd":
-        return pgd(sigma=sigma, eps=eps, steps=attack_steps, preserve_noise=preserve_noise, seed=seed)
+        return pgd(sigma=sigma, eps=eps, steps=attack_steps, preserve_noise=preserve_noise, seed=noise.seed)
     if name == "hat":
-        return hat(sigma=sigma, eps=eps, steps=attack_steps, seed=seed)
-    return ts(
-        TypicalSetSampler(
-            sigma=sigma, typicality=_interval(typicality, "typicality"), mean=_interval(mean, "mean"),
-            spectrum=_spectrum(spectrum), plain_share=plain_share, seed=seed,
-        )
-    )  # fmt: skip
-
-
-def _spectrum(text: str | None) -> object:
-    """A preset by its name, or the spectrum of a fit that was saved."""
-    from ..typical import SpectrumFit
-
-    return SpectrumFit.load(text).spectrum if text is not None and Path(text).suffix == ".json" else text
+        return hat(sigma=sigma, eps=eps, steps=attack_steps, seed=noise.seed)
+    return ts(noise.sampler(sigma, noise.fit()))
 
 
 def _model(
