@@ -82,3 +82,20 @@ def test_bad_input_to_the_command_is_one_line(options, message, capsys, folder):
     assert message in errors
     assert errors.count("\n") == 1
     assert not (folder / "out").exists()
+
+
+def test_a_fit_brings_its_gap_and_mean(tmp_path):
+    from fastattack.commands.noise import NoiseOptions
+    from fastattack.typical import SpectrumFit
+
+    fit = SpectrumFit(
+        sigma=0.1, typicality=(0.05, 0.08), mean=(-0.01, 0.02), power=(3.0, 1.0), share=0.3, samples=4, elements=64
+    )
+    fit.save(tmp_path / "fit.json")
+    plain = {"share": None, "plain_share": 0.5, "seed": 0, "spectrum": str(tmp_path / "fit.json")}
+    options = NoiseOptions(typicality=None, mean=None, **plain)
+    sampler = options.sampler(0.1, options.fit())
+    assert (sampler.typicality, sampler.mean) == (fit.typicality, fit.mean)
+    assert (sampler.spectrum.power, sampler.spectrum.share) == (fit.power, 0.3)
+    typed = NoiseOptions(typicality="0.01", mean="0:1/255", **plain).sampler(0.1, options.fit())
+    assert (typed.typicality, typed.mean) == (0.01, (0.0, 1 / 255))
