@@ -7,8 +7,10 @@ images, white-box and transferred, and `table` turns the JSON files into the tab
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,8 +68,30 @@ def train(args: argparse.Namespace) -> None:
         autocast="bf16" if args.bf16 else None, log_every=100,
     )  # fmt: skip
     patches = Patches(images, size=48, batch=16, seed=args.seed, steps_per_epoch=200)
-    result = training.train(build(args), patches, RECIPES[args.recipe](args.seed), config, out=out, resume=True)
-    write_atomic(out / "seconds.json", json.dumps({"seconds": result.seconds, "steps": args.steps}).encode())
+    training.train(build(args), patches, RECIPES[args.recipe](args.seed), config, out=out, resume=True)
+
+
+def cost(args: argparse.Namespace) -> None:
+    """Seconds of a training step of every recipe, A B A B, medians; and how many times that of plain training."""
+    torch.set_num_threads(args.threads)
+    clean = torch.stack([read_image(p, 1)[:, :48, :48] for p in find_images(args.data)[:16]])
+    times: dict[str, list[float]] = {name: [] for name in RECIPES}
+    model = build(args).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4)
+    for _ in range(args.rounds + 1):
+        for name, recipe in RECIPES.items():
+            began = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                inputs, targets = recipe(0)(model, clean)
+                output = model(inputs.contiguous(memory_format=torch.channels_last))
+            optimiser.zero_grad()
+            (output.float() - targets).square().mean().backward()
+            optimiser.step()
+            times[name].append(time.perf_counter() - began)
+    plain = statistics.median(times["plain"][1:])
+    for name, seconds in times.items():
+        found = statistics.median(seconds[1:])
+        print(f"{name:<16} {1e3 * found:8.1f} ms  {found / plain:5.2f} x plain")
 
 
 def crops(folders: list[str], size: int) -> Tensor:
@@ -130,10 +154,15 @@ def evaluate(args: argparse.Namespace) -> None:
     transferred: dict[tuple[int, bool], Tensor] = {}
     for weights in args.weights_files:
         target = Path(weights).with_suffix(".json")
-        if target.exists():
-            continue
+        checksum = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        if target.exists() and json.loads(target.read_text())["sha256"] == checksum:
+            continue  # done by an earlier call
         model = fa.models.load("dncnn", weights=weights)
-        row: dict[str, object] = {"weights": str(weights), "clean": statistics.fmean(quality(model, y, x))}
+        row: dict[str, object] = {
+            "weights": str(weights),
+            "sha256": checksum,
+            "clean": statistics.fmean(quality(model, y, x)),
+        }
         for eps in args.eps:
             for kept in (False, True):
                 name = f"{eps} {'kept' if kept else 'free'}"
@@ -149,33 +178,69 @@ def evaluate(args: argparse.Namespace) -> None:
         print(json.dumps({k: v for k, v in row.items() if isinstance(v, float)}), flush=True)
 
 
+def table(args: argparse.Namespace) -> None:
+    """Means over the seeds (and their standard deviation) as a Markdown table; then the floors of plain training."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(args.out.glob("*/seed*/model.json")):
+        rows.setdefault(path.parent.parent.name, []).append(json.loads(path.read_text()))
+    columns = ["clean", *(f"{eps} {kind}" for eps in args.eps for kind in ("free", "kept"))]
+    for suffix in ("", " transferred"):
+        names = [c if c == "clean" else c + suffix for c in columns]
+        print("\n| recipe | seeds | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 2))
+        for recipe in sorted(rows, key=list(RECIPES).index):
+            cells = [_cell([row[n] for row in rows[recipe] if n in row]) for n in names]
+            print(f"| {recipe} | {len(rows[recipe])} | " + " | ".join(cells) + " |")
+    print("\n| eps | blocks | at gain 1 | measured |\n| --- | --- | --- | --- |")
+    for eps in args.eps:
+        for size in rows["plain"][0][f"{eps} blocks"]:
+            found = [row[f"{eps} blocks"][size] for row in rows["plain"]]
+            drops = [_cell([f["clean"] - f[kind] for f in found]) for kind in ("gain 1", "measured")]
+            print(f"| {eps} | {size} | " + " | ".join(drops) + " |")
+    if args.json:
+        write_atomic(args.json, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+def _cell(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}" if values else ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
-    p = commands.add_parser("train", help="one network, one recipe, one seed")
-    p.add_argument("recipe", choices=RECIPES)
-    p.add_argument("--weights", help="fine-tune this DnCNN; without: from scratch")
-    p.add_argument("--depth", type=int, default=8)
-    p.add_argument("--features", type=int, default=32)
-    p.add_argument("--steps", type=int, default=2000)
-    p.add_argument("--lr", type=float, default=1e-3)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--data", default="../shared/data/train400")
-    p.add_argument("--out", type=Path, default=Path("out/ts"))
-    p.set_defaults(run=train)
-    p = commands.add_parser("evaluate", help="clean and attacked PSNR of weight files")
+    one = commands.add_parser("train", help="one network, one recipe, one seed")
+    one.add_argument("recipe", choices=RECIPES)
+    one.add_argument("--steps", type=int, default=2000)
+    one.add_argument("--lr", type=float, default=1e-3)
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--out", type=Path, default=Path("out/ts"))
+    one.set_defaults(run=train)
+    price = commands.add_parser("cost", help="what a step of each recipe takes")
+    price.add_argument("--rounds", type=int, default=15)
+    price.set_defaults(run=cost, seed=0)
+    for p in (one, price):
+        p.add_argument("--weights", help="fine-tune this DnCNN; without: from scratch")
+        p.add_argument("--depth", type=int, default=8)
+        p.add_argument("--features", type=int, default=32)
+        p.add_argument("--data", default="../shared/data/train400")
+    p = commands.add_parser("evaluate", help="clean and attacked PSNR of weight files; JSON beside each")
     p.add_argument("weights_files", nargs="+")
     p.add_argument("--source", help="weights on which the transferred attacks are crafted")
     p.add_argument("--images", nargs="+", default=["../shared/data/set12", "../shared/data/bsd68:20"])
     p.add_argument("--crop", type=int, default=128)
     p.add_argument("--attack-steps", type=int, default=20)
     p.add_argument("--restarts", type=int, default=1)
-    p.add_argument("--eps", type=int, nargs="+", default=[3, 5, 8], help="radii on the 0-255 scale")
     p.add_argument("--noise-seed", type=int, default=0)
     p.set_defaults(run=evaluate)
-    for p in commands.choices.values():
-        p.add_argument("--bf16", action="store_true", help="pays where the CPU has AMX or AVX512-BF16")
-        p.add_argument("--threads", type=int, default=2)
+    for q in (one, price, p):
+        q.add_argument("--bf16", action="store_true", help="pays where the CPU has AMX or AVX512-BF16")
+        q.add_argument("--threads", type=int, default=2)
+    t = commands.add_parser("table", help="Markdown of all JSON files under --out")
+    t.add_argument("--out", type=Path, default=Path("out/ts"))
+    t.add_argument("--json", type=Path, help="also write all rows to this file")
+    t.set_defaults(run=table)
+    for q in (p, t):
+        q.add_argument("--eps", type=int, nargs="+", default=[3, 5, 8], help="radii on the 0-255 scale")
     args = parser.parse_args()
     args.run(args)
 

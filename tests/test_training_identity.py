@@ -15,6 +15,7 @@ from torch import Tensor
 from fastattack import training as t
 from fastattack.ops.spectrum import Spectrum
 from fastattack.sampler import TypicalSetSampler
+from fastattack.training import checkpoint
 from fastattack.training.identity import plain_data
 from tests.test_training import SIGMA, patches, same, strategy, tiny
 from tests.test_training_resume import finish, interrupt
@@ -87,9 +88,9 @@ def test_a_users_description_makes_a_checkpoint_that_loads_and_tells_runs_apart(
     assert max(len(str(value)) for value in found.values()) < 60
     array = np.arange(5000)
     array[2500] = 0  # numpy's own text leaves it out
+    other = described({**more, "array": array})
     with pytest.raises(ValueError, match=r"another run: data\.more\.array: wanted \(5000,\) int64"):
-        finished = described({**more, "array": array})
-        t.train(tiny(), finished, strategy("plain"), t.TrainConfig(steps=2), out=tmp_path, resume=True)
+        t.train(tiny(), other, strategy("plain"), t.TrainConfig(steps=2), out=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_description_that_is_no_dict_is_named(tmp_path):
         def describe(self) -> Any:
             return "patches"
 
-    with pytest.raises(TypeError, match="^data: wanted a dict"):
+    with pytest.raises(TypeError, match=r"^data: wanted a dict"):
         t.train(
             tiny(), Wordy(patches().images, size=8), strategy("plain"), t.TrainConfig(steps=2), out=tmp_path / "out"
         )
@@ -156,7 +157,7 @@ def test_spectra_are_told_apart_by_their_values():
 
 @pytest.mark.parametrize("power", [lambda f: 1.0, ["a", "b"], [[1.0], [1.0, 2.0]]])
 def test_a_spectrum_that_cannot_be_is_named(power):
-    with pytest.raises(TypeError, match="^spectrum: wanted"):
+    with pytest.raises(TypeError, match=r"^spectrum: wanted"):
         coloured(power).describe()
 
 
@@ -168,9 +169,10 @@ def test_a_run_with_a_function_as_spectrum_goes_on_in_another_process(tmp_path):
         import sys
         from fastattack import training as t
         from tests import test_training as a, test_training_identity as b
-        stopping = a.Poisoned(a.patches().images, size=8, batch=4, steps_per_epoch=5, at=(0, 2), error=KeyboardInterrupt)
+        options = {"size": 8, "batch": 4, "steps_per_epoch": 5, "at": (0, 2), "error": KeyboardInterrupt}
+        data, config = a.Poisoned(a.patches().images, **options), t.TrainConfig(steps=4, save_every=1)
         try:
-            t.train(a.tiny(), stopping, b.coloured(b.falling), t.TrainConfig(steps=4, save_every=1), out=sys.argv[1])
+            t.train(a.tiny(), data, b.coloured(b.falling), config, out=sys.argv[1])
         except KeyboardInterrupt:
             print("stopped")
     """
@@ -195,7 +197,5 @@ def test_the_checkpoints_of_before_go_on(tmp_path):
         "strategy": "TypicalSet", "sigma": SIGMA, "typicality": 0.1, "mean": 0.05, "spectrum": None, "plain_share": 0.5,
         "seed": 0,
     }  # fmt: skip
-    from fastattack.training import checkpoint
-
     checkpoint.save(tmp_path / "parts", {k: v for k, v in content.items() if k not in ("format", "torch")})
     assert same(whole, finish(tmp_path / "parts", tiny(), "ts", config, resume=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -140,17 +141,28 @@ def _check_levels(given: tuple[Any, Any, Any], drawn: Levels, batch: int) -> Non
     _check_numbers(s, t, max(low, high, key=abs))
 
 
+@lru_cache(maxsize=256)
+def _numbers(sigma: float, typicality: float, mean: float) -> Levels:
+    """The common call, checked once."""
+    _check_numbers(sigma, typicality, mean)
+    return sigma, typicality, mean
+
+
 def _levels(out: Tensor, sigma: Any, typicality: Any, mean: Any, seed: int, ids: Tensor | None) -> Levels:
     gap = PLAIN if typicality is None else typicality
     shell = not (isinstance(gap, float) and math.isnan(gap))
     if typicality is not None and not shell:
         raise ValueError("typicality: wanted a number > -1/2, an interval or None, got nan")
-    levels = (
-        draw(sigma, "sigma", out, seed, ids),
-        draw(gap, "typicality", out, seed, ids) if shell else PLAIN,
-        draw(mean, "mean", out, seed, ids),
-    )
-    _check_levels((sigma, gap, mean), levels, out.shape[0])
+    levels: Levels
+    if type(sigma) is float and type(gap) is float and type(mean) is float:
+        levels = _numbers(sigma, gap, mean)
+    else:
+        levels = (
+            draw(sigma, "sigma", out, seed, ids),
+            draw(gap, "typicality", out, seed, ids) if shell else PLAIN,
+            draw(mean, "mean", out, seed, ids),
+        )
+        _check_levels((sigma, gap, mean), levels, out.shape[0])
     if shell and not (isinstance(gap, Tensor) and out.shape[0] and bool(gap.isnan().all())):
         require_room_for_shell(out)
     return levels

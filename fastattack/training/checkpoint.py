@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +41,14 @@ def save(folder: Path, content: dict[str, Any]) -> None:
         file.write(hashlib.sha256(data).digest())
 
     write_atomic(folder / NAME, write, keep=folder / PREVIOUS)
+
+
+def remove_leftovers(folder: Path, names: Sequence[str]) -> None:
+    """Delete the temporary files that `write_atomic` left for these files where it was killed, and nothing else."""
+    theirs = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[0-9a-f]+\.tmp")
+    for path in folder.glob(".*.tmp"):
+        if theirs.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def load(path: Path, identity: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 #: Fields that change no weight: a resumed run may have others.
@@ -18,7 +19,7 @@ class TrainConfig:
         steps: of the optimiser, in all.
         lr: highest learning rate; a cosine over all steps leads from it to ``lr_end * lr``.
         lr_end: share of lr at the end, 0 to 1.
-        warmup: steps over which the rate first rises linearly.
+        warmup: steps over which the rate first rises linearly, at most all.
         optimiser: "adam" or "adamw"; weight_decay is its own.
         clip: longest gradient (l2 norm over all parameters); None leaves it as it is. The loss is in units of the
             noise, so one value serves every noise level.
@@ -32,7 +33,7 @@ class TrainConfig:
         save_every: steps between checkpoints, besides the one after each epoch; None for no others.
 
     Raises:
-        ValueError: a field that cannot be; the message names it.
+        TypeError, ValueError: a field that cannot be; the message names it.
     """
 
     steps: int
@@ -55,6 +56,10 @@ class TrainConfig:
             require_whole(getattr(self, name), name, least)
         if self.save_every is not None:
             require_whole(self.save_every, "save_every", 1)
+        for name in ("lr", "lr_end", "weight_decay", "clip", "ema"):
+            if (value := getattr(self, name)) is not None or name not in ("clip", "ema"):
+                object.__setattr__(self, name, require_number(value, name))  # Python's: they go into checkpoints
+        _require(self.warmup <= self.steps, "warmup", f"at most steps = {self.steps}", self.warmup)
         _require(0 < self.lr < math.inf, "lr", "a number > 0", self.lr)
         _require(0 <= self.lr_end <= 1, "lr_end", "a share of lr, 0 to 1", self.lr_end)
         _require(0 <= self.weight_decay < math.inf, "weight_decay", "a number >= 0", self.weight_decay)
@@ -62,6 +67,7 @@ class TrainConfig:
         _require(self.ema is None or 0 < self.ema < 1, "ema", "a decay between 0 and 1 or None", self.ema)
         _require(self.optimiser in ("adam", "adamw"), "optimiser", "'adam' or 'adamw'", self.optimiser)
         _require(self.autocast in (None, "bf16"), "autocast", "'bf16' or None", self.autocast)
+        _require(isinstance(self.channels_last, bool), "channels_last", "True or False", self.channels_last)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -78,6 +84,13 @@ def require_whole(value: Any, name: str, least: int) -> None:
     """A whole number, not below ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+
+
+def require_number(value: Any, name: str) -> float:
+    """A real number, NumPy's too, as Python's float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: wanted a number, got {value!r}")
+    return float(value)
 
 
 def _require(holds: bool, name: str, wanted: str, value: Any) -> None:

@@ -14,17 +14,24 @@ from .config import require_whole
 
 
 class Batches(Protocol):
-    """What the loop trains on. ``Patches`` is one; anything that gives the same batch for the same call will do."""
+    """What the loop trains on. ``Patches`` is one; anything that gives the same batch for the same call will do.
+
+    All batches of a run have one size: sample k of step s has the noise of sample id s * B + k, so that with a smaller
+    batch two samples of an epoch would have the same. Leave out, or fill up, the last batch of an epoch.
+    """
 
     @property
     def steps_per_epoch(self) -> int: ...
 
     def batch_at(self, epoch: int, step: int) -> Tensor:
-        """Clean images (B, C, H, W) of a step, counted from 0 in each epoch."""
+        """Clean images (B, C, H, W) of a step, counted from 0 in each epoch; B is the same for all."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Numbers and words that tell these batches from others; a checkpoint is only resumed with the same."""
+        """Numbers, words, tensors, arrays, or lists and dicts of them, that tell these batches from others.
+
+        A checkpoint is only resumed with the same.
+        """
         ...
 
 
@@ -92,16 +99,21 @@ def _check(images: list[Tensor], size: int) -> None:
     if not images:
         raise ValueError("images: wanted at least one, got none")
     for k, image in enumerate(images):
-        if not isinstance(image, Tensor) or not image.is_floating_point():
-            came = image.dtype if isinstance(image, Tensor) else type(image).__name__
-            raise TypeError(f"images[{k}]: wanted a float tensor (C, H, W), got {came}")
-        if image.dim() != 3 or min(image.shape[1:]) < size:
-            raise ValueError(f"images[{k}]: wanted (C, H, W) of at least {size} x {size}, got {tuple(image.shape)}")
+        require_image(image, f"images[{k}]", size)
         first = images[0]
         if (image.shape[0], image.dtype, image.device) != (first.shape[0], first.dtype, first.device):
             raise ValueError(
                 f"images[{k}]: wanted {first.shape[0]} channels, {first.dtype} on {first.device} as images[0] has, "
                 f"got {image.shape[0]}, {image.dtype} on {image.device}"
             )
-        if not bool(image.isfinite().all()):
-            raise ValueError(f"images[{k}]: wanted finite numbers, got NaN or infinity")
+
+
+def require_image(image: object, name: str, least: int) -> None:
+    """A finite float tensor (C, H, W) of at least ``least`` x ``least`` pixels."""
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        came = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise TypeError(f"{name}: wanted a float tensor (C, H, W), got {came}")
+    if image.dim() != 3 or min(image.shape[1:]) < least or image.shape[0] == 0:
+        raise ValueError(f"{name}: wanted (C, H, W) of at least {least} x {least}, got {tuple(image.shape)}")
+    if not bool(image.isfinite().all()):
+        raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..files import write_atomic
 from . import checkpoint
 from .config import TrainConfig
 from .data import Batches
+from .identity import identity_of
 from .log import CSV, Log, Row, check_log, open_log, progress_bar
 from .state import State, place, surroundings_kept
 from .strategies import Strategy
@@ -62,12 +64,13 @@ def train(
         out: folder for checkpoint.pt, checkpoint.previous.pt, log.csv (or tensorboard/) and model.safetensors.
         validation: what to measure at the ends of epochs; None measures nothing.
         resume: go on from the checkpoint in ``out``; from the beginning where there is none yet.
-        overwrite: replace an earlier run in ``out``.
+        overwrite: replace an earlier run in ``out``, whose checkpoints, weights and log.csv go as this one begins.
         log: "csv", "tensorboard" (needs that package), a function of each row, or None.
         progress: show a bar where stderr is a terminal.
 
     Raises:
-        TypeError, ValueError: an argument or a checkpoint that does not fit; nothing has been written.
+        TypeError, ValueError: an argument or a checkpoint that does not fit; nothing has been written. Or a batch of
+            another size than the first; the last good checkpoint stays.
         FileExistsError: ``out`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
         NonFiniteError: NaN or infinity in the loss or a gradient; the last good checkpoint stays.
         OSError: a file cannot be written.
@@ -75,13 +78,9 @@ def train(
     began = time.perf_counter()
     check_log(log)
     folder = Path(out)
-    identity = {"config": config.binding(), "strategy": strategy.describe(), "data": patches.describe()}
+    identity = identity_of(config=config.binding(), strategy=strategy.describe(), data=patches.describe())
     state = State(model, strategy, config, identity)
-    start = _start(folder, resume, overwrite)
-    if start is None:
-        state.save(folder)  # the first one: a folder that cannot be written is found out now
-    else:
-        state.restore(start)
+    _begin(state, folder, _start(folder, resume, overwrite))
     with (
         surroundings_kept(model, state.device),
         open_log(log, folder, state.rows) as write,
@@ -104,6 +103,17 @@ def _start(folder: Path, resume: bool, overwrite: bool) -> Path | None:
     return None
 
 
+def _begin(state: State, folder: Path, start: Path | None) -> None:
+    """Take up a checkpoint or write the first one. Leftovers of a killed run go, and with overwrite the old run."""
+    if start is not None:
+        state.restore(start)  # first: another run's folder is left alone
+    checkpoint.remove_leftovers(folder, (checkpoint.NAME, CSV, WEIGHTS))
+    if start is None:
+        state.save(folder)  # a folder that cannot be written is found out now
+        for name in (checkpoint.PREVIOUS, WEIGHTS, CSV):  # beside the new checkpoint they would pass for its own
+            (folder / name).unlink(missing_ok=True)
+
+
 def _run(
     state: State,
     patches: Batches,
@@ -112,10 +122,11 @@ def _run(
     write: Callable[[Row], object],
     meter: _Meter,
 ) -> None:
-    config, length = state.config, patches.steps_per_epoch
+    config, length = state.config, operator.index(patches.steps_per_epoch)  # NumPy's would go into the rows
     while state.step < config.steps:
         epoch, within = divmod(state.step, length)
         clean = patches.batch_at(epoch, within)
+        state.require_batch(clean, f"patches.batch_at({epoch}, {within})")
         ids = torch.arange(within * len(clean), (within + 1) * len(clean), device=state.device)
         try:
             state.advance(clean, ids, epoch)

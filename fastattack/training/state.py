@@ -29,6 +29,7 @@ class State:
             raise ValueError("model: wanted parameters that require grad, got none")
         self.device = self.weights[0].device
         self.identity = {**identity, "model": checkpoint.shapes(model)}
+        self.batch: int | None = None  # samples in each batch, once there was one
         self.format = torch.channels_last if config.channels_last else torch.contiguous_format
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -45,6 +46,13 @@ class State:
     def best(self) -> nn.Module:
         """The model to validate and deliver."""
         return self.model if self.ema is None else self.ema
+
+    def require_batch(self, clean: Tensor, name: str) -> None:
+        """Raise ValueError where a batch has another size than the run's first: sample ids would come twice."""
+        wanted = len(clean) if self.batch is None else self.batch
+        if len(clean) != wanted or wanted == 0:
+            raise ValueError(f"{name}: wanted {wanted or 'some'} images as in each batch of a run, got {len(clean)}")
+        self.batch = wanted
 
     def advance(self, clean: Tensor, ids: Tensor, epoch: int) -> None:
         """One step of the optimiser on clean images (B, C, H, W). Does not wait for the device."""
@@ -103,7 +111,7 @@ class State:
         """Write the checkpoint."""
         checkpoint.save(folder, {
             "identity": self.identity, "step": self.step, "rows": self.rows, "sums": self.sums, "count": self.count,
-            "strategy": self.strategy.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "batch": self.batch, "strategy": self.strategy.state_dict(), "optimiser": self.optimiser.state_dict(),
             "model": self.model.state_dict(), "ema": None if self.ema is None else self.ema.state_dict(),
         })  # fmt: skip
 
@@ -120,6 +128,7 @@ class State:
         if self.ema is not None:
             self.ema.load_state_dict(content["ema"])
         self.step, self.rows, self.count = content["step"], content["rows"], content["count"]
+        self.batch = content.get("batch")
         self.sums.copy_(content["sums"])
 
 

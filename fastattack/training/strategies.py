@@ -1,17 +1,17 @@
 """What a denoiser is trained on: ``inputs, targets = strategy(model, clean)``, in this package's loop or in anybody's.
 
-Every number depends on (seed, epoch, sample id, pixel) alone. Called without sample ids, a strategy numbers the samples
-itself and moves on by one step; ``state_dict`` says where it stands. With sample ids, tell it the epoch (``epoch=`` or
-``set_epoch``), or each epoch has the noise of the last; with several processes, pass sample ids, or each process draws
-the same noise. The model is attacked as it is now, under the
-caller's autocast; its flags, buffers and ``.grad`` and torch's random state are left as they were.
+The noise depends on (seed, epoch, sample id, pixel) alone. What PGDTraining and HAT attack depends on the model too,
+and to rounding on how the samples are split into batches, since the model's own kernels do. Called without sample ids,
+a strategy numbers the samples itself and moves on by one step; ``state_dict`` says where it stands. With sample ids,
+tell it the epoch (``epoch=`` or ``set_epoch``), or each epoch has the noise of the last; with several processes, pass
+sample ids, or each process draws the same noise. The model is attacked as it is now, under the caller's autocast; its
+flags, buffers and ``.grad`` and torch's random state are left as they were. An empty batch gives an empty batch.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +21,7 @@ from ..attacks.denoising import DenoisingPGD, ObsAtk
 from ..engine import Model
 from ..ops import check
 from ..sampler import Range, TypicalSetSampler
+from .identity import describe_spectrum
 
 SampleIds = Tensor | Sequence[int]
 
@@ -38,7 +39,10 @@ class Strategy(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
     def describe(self) -> dict[str, Any]:
-        """Numbers and words that tell this strategy from others; a checkpoint is only resumed with the same."""
+        """Numbers, words, tensors, arrays, or lists and dicts of them, that tell this strategy from others.
+
+        A checkpoint is only resumed with the same.
+        """
         ...
 
     def set_epoch(self, epoch: int, step: int = 0) -> None: ...
@@ -84,14 +88,15 @@ class Plain:
         seed, ids = self.sampler.key(len(clean), sample_ids=sample_ids, epoch=epoch, device=clean.device)
         with torch.autocast(clean.device.type, enabled=False):  # the noise is not for bfloat16
             noisy = self.sampler(clean, sample_ids=sample_ids, epoch=epoch)
-        return self._pairs(model, noisy, clean, seed, ids)
+        return self._pairs(model, noisy, clean, seed, ids) if len(clean) else (noisy, clean)
 
     def _pairs(self, model: Model, noisy: Tensor, clean: Tensor, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         return noisy, clean
 
     def describe(self) -> dict[str, Any]:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sampler"}
-        sampler = {name: _plain_data(getattr(self.sampler, name)) for name in _SAMPLER_OPTIONS}
+        sampler = {name: getattr(self.sampler, name) for name in _SAMPLER_OPTIONS}
+        sampler["spectrum"] = describe_spectrum(self.sampler.spectrum)
         return {"strategy": type(self).__name__, **own, **sampler}
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
@@ -190,15 +195,3 @@ _SAMPLER_OPTIONS = ("sigma", "typicality", "mean", "spectrum", "plain_share", "s
 
 def _gaussian(sigma: Range, seed: int) -> TypicalSetSampler:
     return TypicalSetSampler(sigma=sigma, typicality=None, plain_share=1.0, seed=check.seed_of(seed))
-
-
-def _plain_data(value: Any) -> Any:
-    """What a checkpoint can hold and compare: numbers and words; of a tensor its checksum."""
-    if isinstance(value, Tensor):
-        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(data.numpy().tobytes()).hexdigest()[:16]}"
-    if is_dataclass(value):
-        return {f.name: _plain_data(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, tuple | list):
-        return [_plain_data(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ from ..engine import Model
 from ..guard import left_as_found
 from ..job import add_noise
 from ..metrics import psnr
+from .config import require_number, require_whole
+from .data import require_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +45,14 @@ class Validation:
     crop: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma < float("inf"):
+        if not 0 < require_number(self.sigma, "sigma") < math.inf:
             raise ValueError(f"sigma: wanted a standard deviation > 0, got {self.sigma!r}")
+        if self.crop is not None:
+            require_whole(self.crop, "crop", 1)
         if len(self.images) == 0:
             raise ValueError("images: wanted at least one to validate on, got none")
-        least = 1 if self.crop is None else self.crop
         for k, image in enumerate(self.images):
-            if not isinstance(image, Tensor) or image.dim() != 3 or min(image.shape[1:]) < least:
-                came = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-                raise ValueError(
-                    f"images[{k}]: wanted (C, H, W) of at least {least} x {least} to validate on, got {came}"
-                )
+            require_image(image, f"images[{k}]", self.crop or 1)
         if self.steps:
             self._attack(abs)  # complains about its options
 
