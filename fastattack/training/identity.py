@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops.spectrum import Spectrum, radial_frequency
+from ..ops.spectrum import PRESETS, Spectrum, radial_frequency
 
 _LONG = 32  # a longer sequence is held as a checksum
 _FUNCTION_AT = (64, 64)  # the image size at whose frequencies a function is told from others
@@ -68,17 +68,18 @@ def checksum(value: Tensor | np.ndarray[Any, Any]) -> str:
 
 
 def describe_spectrum(spectrum: Spectrum | None) -> dict[str, Any] | None:
-    """Share and power: a preset by its name, a function by its values at fixed frequencies, other powers by theirs.
+    """Share and power: of a function the values at fixed frequencies, of all else its own.
 
-    A function's own text is an address, and that of an array is abbreviated.
+    A function's own text is an address, that of an array is abbreviated, and a preset's numbers may change with the
+    version of this package.
     """
     if spectrum is None:
         return None
     power: Any = spectrum.power
-    if isinstance(power, str):
-        return {"power": power, "share": spectrum.share}
     label = ""
-    if callable(power):
+    if isinstance(power, str):
+        label, power = f"{power} ", PRESETS[power].power
+    elif callable(power):
         label, power = "function ", power(radial_frequency(*_FUNCTION_AT))
         if not isinstance(power, Tensor):
             raise TypeError(f"spectrum: wanted a function that gives a tensor, got {type(power).__name__}")
