@@ -155,7 +155,9 @@ def evaluate(args: argparse.Namespace) -> None:
     for weights in args.weights_files:
         target = Path(weights).with_suffix(".json")
         checksum = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-        if target.exists() and json.loads(target.read_text())["sha256"] == checksum:
+        settings = {k: str(v) for k, v in vars(args).items() if k not in ("run", "weights_files")}
+        old = json.loads(target.read_text()) if target.exists() else {}
+        if (old.get("sha256"), old.get("settings")) == (checksum, settings):
             continue  # done by an earlier call
         model = fa.models.load("dncnn", weights=weights)
         row: dict[str, object] = {
@@ -172,7 +174,7 @@ def evaluate(args: argparse.Namespace) -> None:
                         transferred[eps, kept] = craft(source, y, x, eps, kept, args)
                     row[f"{name} transferred"] = statistics.fmean(quality(model, transferred[eps, kept], x))
             row[f"{eps} blocks"] = {size: blocks(model, y, x, eps, size) for size in (args.crop, 32, 16, 8)}
-        row["settings"] = {k: str(v) for k, v in vars(args).items() if k not in ("run", "weights_files")}
+        row["settings"] = settings
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, json.dumps(row, indent=1).encode())
         print(json.dumps({k: v for k, v in row.items() if isinstance(v, float)}), flush=True)
@@ -183,6 +185,8 @@ def table(args: argparse.Namespace) -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(args.out.glob("*/seed*/model.json")):
         rows.setdefault(path.parent.parent.name, []).append(json.loads(path.read_text()))
+    if "plain" not in rows:
+        raise SystemExit(f"out: {args.out} holds no plain/seed*/model.json; run train and evaluate first")
     columns = ["clean", *(f"{eps} {kind}" for eps in args.eps for kind in ("free", "kept"))]
     for suffix in ("", " transferred"):
         names = [c if c == "clean" else c + suffix for c in columns]

@@ -99,3 +99,11 @@ def test_a_fit_brings_its_gap_and_mean(tmp_path):
     assert (sampler.spectrum.power, sampler.spectrum.share) == (fit.power, 0.3)
     typed = NoiseOptions(typicality="0.01", mean="0:1/255", **plain).sampler(0.1, options.fit())
     assert (typed.typicality, typed.mean) == (0.01, (0.0, 1 / 255))
+
+
+def test_a_file_in_the_way_stays(capsys, folder):
+    (folder / "out").write_text("mine")
+    code, _, errors = command(capsys, folder)
+    assert code == 2
+    assert "is a file, wanted a folder" in errors
+    assert (folder / "out").read_text() == "mine"

@@ -168,8 +168,9 @@ def test_a_run_with_a_function_as_spectrum_goes_on_in_another_process(tmp_path):
     whole = tiny()
     t.train(whole, patches(), coloured(falling), config, out=tmp_path / "whole")
     script = """if True:
-        import sys
+        import sys, torch
         from fastattack import training as t
+        torch.set_num_threads(int(sys.argv[2]))  # convolutions add up in another order on more threads
         from tests import test_training as a, test_training_identity as b
         options = {"size": 8, "batch": 4, "steps_per_epoch": 5, "at": (0, 2), "error": KeyboardInterrupt}
         data, config = a.Poisoned(a.patches().images, **options), t.TrainConfig(steps=4, save_every=1)
@@ -179,7 +180,7 @@ def test_a_run_with_a_function_as_spectrum_goes_on_in_another_process(tmp_path):
             print("stopped")
     """
     ran = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "parts")],
+        [sys.executable, "-c", script, str(tmp_path / "parts"), str(torch.get_num_threads())],
         cwd=Path(__file__).parents[1], capture_output=True, text=True,
     )  # fmt: skip
     assert ran.stdout == "stopped\n", ran.stderr

@@ -41,7 +41,9 @@ class NoiseOptions:
         if self.spectrum in (None, "none", "adversarial"):
             return None
         if not Path(self.spectrum).is_file():
-            raise ValueError(f"spectrum: wanted none, adversarial or the JSON file of a fit, got {self.spectrum!r}")
+            raise ValueError(
+                f"spectrum: wanted none, adversarial or the JSON file of a fit; {self.spectrum!r} is no file"
+            )
         return SpectrumFit.load(self.spectrum)
 
     def sampler(self, sigma: Range, fitted: SpectrumFit | None) -> TypicalSetSampler:

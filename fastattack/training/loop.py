@@ -53,8 +53,9 @@ def train(
     """Train a denoiser in place; its weights (with ``ema`` their average) also go to OUT/model.safetensors.
 
     The loss is the mean of |D(y) - x|^2 / (d sigma^2), in units of the noise. A run that was killed and resumed gives
-    the same weights, bit for bit, as one that was not (where torch's own kernels repeat their bits: on the CPU). The
-    model's modes and torch's random state are left as found; its gradients are cleared.
+    the same weights, bit for bit, as one that was not (where torch's own kernels repeat their bits: on the CPU,
+    with the same number of threads). The model's modes and torch's random state are left as found; its gradients are
+    cleared.
 
     Args:
         model: the denoiser, called as model(y), on the device to train on.
@@ -95,6 +96,8 @@ def _start(folder: Path, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint to go on from, or None to begin."""
     if resume and overwrite:
         raise ValueError("resume: wanted either resume or overwrite, got both")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"out: {folder} is a file, wanted a folder")
     found = checkpoint.latest(folder)
     if resume and found:
         return found
