@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fastattack import cli, job, models
+from fastattack import job, models
 from fastattack.images import read_image
 from fastattack.numbers import parse_number
+from tests.command import run
 
 
 @pytest.fixture
@@ -40,20 +41,6 @@ def data(tmp_path: Path) -> Path:
     Image.fromarray(rng.integers(0, 256, (17, 33, 3), dtype=np.uint8)).save(folder / "c.jpg")
     Image.fromarray(rng.integers(0, 65536, (16, 16), dtype=np.uint16)).save(folder / "d.tiff")
     return folder
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of `fastattack ...`."""
-    before = sys.argv
-    sys.argv = ["fastattack", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        sys.argv = before
-    out = capsys.readouterr()
-    code = stop.value.code
-    return (0 if code is None else int(code)), out.out, out.err
 
 
 def attack(capsys, weights, data, out, *more):

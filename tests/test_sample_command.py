@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fastattack import cli, job, models
+from fastattack import job, models
 from fastattack.images import read_image
 from fastattack.sampler import TypicalSetSampler
 from fastattack.typical import SpectrumFit
+from tests.command import run
 
 pytest.importorskip("matplotlib")
 
@@ -43,22 +44,9 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of `fastattack sample ...`."""
-    before = sys.argv
-    sys.argv = ["fastattack", "sample", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        sys.argv = before
-    out = capsys.readouterr()
-    return int(stop.value.code or 0), out.out, out.err
-
-
 def sample(capsys, weights, data, out, *more):
     given = ("--model", "dncnn", "--weights", weights, "--data", data, "--steps", 2, "--out", out)
-    return run(capsys, *given, *more)
+    return run(capsys, "sample", *given, *more)
 
 
 def test_samples_and_their_typicality(capsys, weights, data, tmp_path):
@@ -182,7 +170,7 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, weights, data, tmp_path, 
     filled = [a.replace("{tmp}", str(tmp_path)) for a in arguments]
     given = {"--model": "dncnn", "--weights": weights, "--data": data, "--out": tmp_path / "out", "--steps": 2}
     base = [part for option, value in given.items() if option not in filled for part in (option, value)]
-    code, _, errors = run(capsys, *base, *filled)
+    code, _, errors = run(capsys, "sample", *base, *filled)
     lines = errors.strip().splitlines()
     assert code == 2
     assert len(lines) == 1, errors

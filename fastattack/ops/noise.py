@@ -163,7 +163,8 @@ def _levels(out: Tensor, sigma: Any, typicality: Any, mean: Any, seed: int, ids:
             draw(mean, "mean", out, seed, ids),
         )
         _check_levels((sigma, gap, mean), levels, out.shape[0])
-    if shell and not (isinstance(gap, Tensor) and out.shape[0] and bool(gap.isnan().all())):
+    small = out.numel() < LEAST * out.shape[0]
+    if shell and small and not (isinstance(gap, Tensor) and bool(gap.isnan().all())):
         require_room_for_shell(out)
     return levels
 
