@@ -2,7 +2,7 @@
 
 from . import attacks, metrics, models, objectives, ops, training, typical
 from .adapters import with_sigma
-from .attacks import FGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, denoising_pgd, fgsm, pgd
+from .attacks import BIM, FGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, denoising_pgd, fgsm, pgd
 from .engine import NonFiniteError
 from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
 from .sampler import NoisyDataset, TypicalSetSampler
@@ -10,6 +10,7 @@ from .sampler import NoisyDataset, TypicalSetSampler
 __version__ = "0.1.0"
 
 __all__ = [
+    "BIM",
     "FGSM",
     "PGD",
     "AttackResult",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .ops import check
 
+NORMS = ("linf", "l2", "l1")
 _NUMBER = torch.zeros(1)  # stands for the images in checks that come before there are any
 
 
@@ -17,12 +18,15 @@ class Threat:
     """The set of allowed inputs around the original one.
 
     Attributes:
-        norm: "linf" or "l2".
+        norm: "linf", "l2" or "l1".
         eps: radius on the scale of the images (5/255 for images in [0, 1]): a float or one for each sample, (B,).
         bounds: (low, high) that every pixel respects, or None. A noisy input leaves [0, 1] by nature, and a denoiser is
             trained on such inputs, so None is the default.
         preserve_noise: keep the mean and norm of the noise (needs the clean image; excludes bounds and masks).
         zero_mean: each sample's perturbation sums to zero (for "l2"; excludes bounds, masks and preserve_noise).
+        grid: 8 or 16: the result lies on the grid k / (2^grid - 1), so that a PNG of that depth keeps every bit. Excludes
+            preserve_noise and zero_mean; needs float32 or float64 images that have grid points in reach.
+        sparsity: for "l1": the share of the pixels that a step moves, in (0, 1], a float or (B,).
     """
 
     norm: str = "linf"
@@ -30,9 +34,12 @@ class Threat:
     bounds: tuple[float, float] | None = None
     preserve_noise: bool = False
     zero_mean: bool = False
+    grid: int | None = None
+    sparsity: float | Tensor = 0.05
 
     def __post_init__(self) -> None:
-        check.require_norm(self.norm)
+        if self.norm not in NORMS:
+            raise ValueError(f"norm: wanted one of {', '.join(map(repr, NORMS))}, got {self.norm!r}")
         if not isinstance(self.eps, Tensor):
             check.per_sample(self.eps, "eps", _NUMBER, least=0.0)
             if self.eps == float("inf"):
@@ -42,6 +49,14 @@ class Threat:
             raise ValueError(
                 "bounds: wanted None with preserve_noise=True (clipping would change the noise's mean and norm)"
             )
+        if self.preserve_noise and self.norm == "l1":
+            raise ValueError("norm: wanted 'linf' or 'l2' with preserve_noise=True, got 'l1'")
+        if self.grid not in (None, 8, 16):
+            raise ValueError(f"grid: wanted None, 8 or 16 (bits), got {self.grid!r}")
+        if self.grid is not None and (self.preserve_noise or self.zero_mean):
+            raise ValueError("grid: wanted None with preserve_noise or zero_mean (rounding would change mean and norm)")
+        if not isinstance(self.sparsity, Tensor) and not 0 < self.sparsity <= 1:
+            raise ValueError(f"sparsity: wanted a share in (0, 1], got {self.sparsity!r}")
         if self.zero_mean and (self.norm != "l2" or self.bounds is not None or self.preserve_noise):
             raise ValueError(
                 "zero_mean: wanted norm='l2' without bounds and without preserve_noise beside it, "

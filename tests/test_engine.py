@@ -326,13 +326,13 @@ def test_a_step_makes_no_temporary_of_image_size(denoiser, monkeypatch, preserve
     denoiser = nn.Conv2d(3, 3, 3, padding=1)
     seen = ImageAllocations(y.numel())
     for name in ("move", "watch", "take", "keep_noise"):
-        original = getattr(engine._Job, name)
+        original = getattr(engine.Job, name)
 
         def watched(*args, original=original, **kwargs):
             with seen:
                 return original(*args, **kwargs)
 
-        monkeypatch.setattr(engine._Job, name, watched)
+        monkeypatch.setattr(engine.Job, name, watched)
     fa.DenoisingPGD(denoiser, eps=0.05, steps=3, preserve_noise=preserve)(y, x)
     assert seen.found == []
     with seen:

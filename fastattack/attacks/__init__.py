@@ -2,6 +2,6 @@
 
 from .base import Attack, AttackResult
 from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
-from .gradient import FGSM, PGD, fgsm, pgd
+from .gradient import BIM, FGSM, PGD, fgsm, pgd
 
-__all__ = ["FGSM", "PGD", "Attack", "AttackResult", "DenoisingPGD", "ObsAtk", "denoising_pgd", "fgsm", "pgd"]
+__all__ = ["BIM", "FGSM", "PGD", "Attack", "AttackResult", "DenoisingPGD", "ObsAtk", "denoising_pgd", "fgsm", "pgd"]

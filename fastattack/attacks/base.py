@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import engine
-from ..engine import Model, Progress, Schedule
-from ..objectives import Objective
+from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Steepest, View
+from ..objectives import Objective, mse
 from ..ops import NoiseStats, check, noise_stats
 from ..threat import Threat
 
@@ -22,20 +23,62 @@ class AttackResult:
 
     Attributes:
         adversarial: (B, ...), inside the threat for every sample.
-        loss: (B,) objective at ``adversarial``.
-        best_step: (B,) number of steps after which it was found (0: the start).
+        loss: (B,) objective at ``adversarial``, in float32 or wider; with ``grid`` that of the rounded images.
+        best_step: (B,) number of steps after which it was found (0: the start; -1: an interrupt came first).
         best_restart: (B,).
+        steps_used: (B,) gradients or queries that the sample took, over all restarts.
         noise_before, noise_after: statistics of input - clean and of adversarial - clean; None without a clean image.
         seconds: wall-clock time of the loop.
+        complete: False where an interrupt ended it (``on_interrupt="return"``).
+        success: (B,) bool, the loss is past ``threshold``; None where there is none.
     """
 
     adversarial: Tensor
     loss: Tensor
     best_step: Tensor
     best_restart: Tensor
+    steps_used: Tensor
     noise_before: NoiseStats | None
     noise_after: NoiseStats | None
     seconds: float
+    complete: bool = True
+    success: Tensor | None = None
+
+
+class Options(TypedDict, total=False):
+    """Options that every attack takes, beside its own. Their meaning: `fastattack.engine.Schedule` (how it walks) and
+    `fastattack.threat.Threat` (where it may go).
+
+    ``targeted``: go down the objective, towards the target. ``ensemble``: how several models become one, see
+    `fastattack.engine.Ensemble`: "mean", "max", "min", "softmax", "logits", or a weight for each model.
+    """
+
+    objective: Objective
+    targeted: bool
+    ensemble: str | Sequence[float]
+    norm: str
+    bounds: tuple[float, float] | None
+    grid: int | None
+    sparsity: float | Tensor
+    steps: int
+    step: float | Tensor | None
+    random_start: bool
+    restarts: int
+    keep: str
+    stop: str | None
+    tolerance: float
+    patience: int
+    threshold: float | None
+    eot: int
+    seed: int
+    max_batch: int | None
+    eval_mode: bool
+    on_interrupt: str
+    backend: str
+
+
+_THREAT = {f.name for f in fields(Threat)}
+_SCHEDULE = {f.name for f in fields(Schedule)} - {"minimise"}
 
 
 class Attack:
@@ -43,15 +86,18 @@ class Attack:
 
     def __init__(
         self,
-        model: Model,
+        model: Models,
         *,
         objective: Objective,
         threat: Threat,
         schedule: Schedule,
+        rule: Rule = Steepest,
+        ensemble: str | Sequence[float] = "mean",
+        view: View | None = None,
+        smooth: Tensor | None = None,
         sigma: float | Tensor | None = None,
     ) -> None:
-        if not callable(model):
-            raise TypeError(f"model: wanted something callable as model(x), got {type(model).__name__}")
+        check_models(model, ensemble)
         if not callable(objective):
             raise TypeError(f"objective: wanted a function of (output, target), got {type(objective).__name__}")
         if sigma is not None:
@@ -60,7 +106,43 @@ class Attack:
         self.objective = objective
         self.threat = threat
         self.schedule = schedule
+        self.rule = rule
+        self.ensemble = ensemble
+        self.view = view
+        self.smooth = smooth
         self.sigma = sigma
+
+    def compose(
+        self,
+        model: Models,
+        options: Options,
+        *,
+        rule: Rule = Steepest,
+        view: View | None = None,
+        smooth: Tensor | None = None,
+        sigma: float | Tensor | None = None,
+        needs_starts: bool = True,
+        **fixed: Any,
+    ) -> None:
+        """What the constructors call: user's ``options`` over an attack's ``fixed`` choices, sorted into their places.
+
+        Args:
+            needs_starts: more restarts than one make sense with random starts alone.
+        """
+        chosen: dict[str, Any] = {"objective": mse, "targeted": False, "ensemble": "mean", **fixed, **options}
+        unknown = set(chosen) - _THREAT - _SCHEDULE - {"objective", "targeted", "ensemble"}
+        if unknown:
+            raise TypeError(f"{type(self).__name__}: unknown option {', '.join(sorted(unknown))}")
+        threat = Threat(**{k: v for k, v in chosen.items() if k in _THREAT})
+        schedule = Schedule(
+            minimise=chosen["targeted"], **{k: v for k, v in chosen.items() if k in _SCHEDULE}
+        )  # fmt: skip
+        if needs_starts and schedule.restarts > 1 and not schedule.random_start:
+            raise ValueError("restarts: wanted 1 where random_start=False (every restart would be the same)")
+        Attack.__init__(
+            self, model, objective=chosen["objective"], threat=threat, schedule=schedule, rule=rule,
+            ensemble=chosen["ensemble"], view=view, smooth=smooth, sigma=sigma,
+        )  # fmt: skip
 
     def __call__(self, x: Tensor, target: Any, **options: Any) -> Tensor:
         """The adversarial inputs alone; arguments as for `run`."""
@@ -87,6 +169,7 @@ class Attack:
         Raises:
             TypeError, ValueError: an argument, the model or the objective do not fit; the message names it.
             NonFiniteError: the model or the objective gave NaN or infinity; step and sample are named.
+            MemoryError: ``max_batch`` samples, or one, do not fit in memory.
         """
         found = self._outcome(x, target, mask=mask, sample_ids=sample_ids, progress=progress)
         before = after = None
@@ -95,9 +178,12 @@ class Attack:
             clean = target.to(x.dtype)
             before = noise_stats(x.detach() - clean, sigma=self.sigma, backend=backend)
             after = noise_stats(found.adversarial - clean, sigma=self.sigma, backend=backend)
+        threshold, down = self.schedule.threshold, self.schedule.minimise
+        success = None if threshold is None else (found.loss < threshold if down else found.loss > threshold)
         return AttackResult(
-            found.adversarial, found.loss, found.best_step, found.best_restart, before, after, found.seconds
-        )
+            found.adversarial, found.loss, found.best_step, found.best_restart, found.steps_used, before, after,
+            found.seconds, found.complete, success,
+        )  # fmt: skip
 
     def _outcome(
         self,
@@ -110,6 +196,7 @@ class Attack:
     ) -> engine.Outcome:
         return engine.attack(
             self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule,
+            rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth,
             mask=mask, sample_ids=sample_ids, progress=progress,
         )  # fmt: skip
 
@@ -119,5 +206,25 @@ class Attack:
         )
 
 
+def check_models(model: Any, ensemble: str | Sequence[float]) -> None:
+    """Something callable, or a sequence or mapping of such things with a weight for each."""
+    several = isinstance(model, (Mapping, Sequence)) and not callable(model)
+    found = list(model.values() if isinstance(model, Mapping) else model) if several else [model]
+    if not found:
+        raise ValueError("model: wanted at least one model, got none")
+    for one in found:
+        if not callable(one):
+            raise TypeError(f"model: wanted something callable as model(x), got {type(one).__name__}")
+    if isinstance(ensemble, str):
+        if ensemble not in ENSEMBLES:
+            wanted = ", ".join(map(repr, ENSEMBLES))
+            raise ValueError(f"ensemble: wanted one of {wanted}, or a weight for each model, got {ensemble!r}")
+    elif len(ensemble) != len(found) or not all(w >= 0 for w in ensemble) or not sum(ensemble) > 0:
+        raise ValueError(f"ensemble: wanted {len(found)} weights >= 0, one for each model, got {list(ensemble)}")
+
+
 def _name(objective: Objective) -> str:
     return getattr(objective, "__name__", repr(objective))
+
+
+__all__ = ["Attack", "AttackResult", "Options", "Unpack", "check_models"]

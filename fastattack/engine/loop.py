@@ -1,0 +1,253 @@
+"""The loop: look, remember, learn, move; and the batch cut into what the memory holds."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..guard import fresh, left_as_found
+from ..inputs import check_clean, check_grid, check_input, check_target, dense
+from ..objectives import Objective
+from ..ops import check
+from ..ops.backend import Backend
+from ..ops.dispatch import resolve
+from ..threat import Threat
+from .job import Job
+from .schedule import NonFiniteError, Outcome, Progress, Schedule
+from .source import Ensemble, Models, Single, Smoothed, Source, View, Viewed
+from .walk import Rule, Steepest, Walk
+
+Report = Callable[[Progress], None] | None
+
+
+def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
+    walk = rule(job)
+    for restart in range(job.schedule.restarts):
+        job.fresh_start()
+        walk.start(restart)
+        _restart(job, walk, restart, progress, first)
+
+
+def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -> None:
+    """One restart. Samples that have finished leave the batch; whatever happens, what was found comes back to job."""
+    schedule, cuts = job.schedule, []
+    try:
+        for step in range(schedule.steps):
+            if schedule.stop is not None and step % schedule.patience == 0:
+                index = _going_on(job)
+                if index is not None:
+                    if index.numel() == 0:
+                        return
+                    part = job.rows(index)
+                    walk = walk.rows(index, part)
+                    cuts.append((job, index))
+                    job = part
+            _step(job, walk, step, restart, progress, first)
+        x = walk.point(schedule.steps)
+        if job.source.reduced and schedule.keep == "best":
+            exact = job.value(job.best, schedule.steps, restart)
+            job.settle(exact, walk.score(job.best, exact))
+        loss = job.value(x, schedule.steps, restart)
+        job.watch(schedule.steps, loss, None)
+        job.take(x, loss, walk.score(x, loss), schedule.steps, restart, always=schedule.keep == "last")
+    finally:
+        for whole, index in reversed(cuts):
+            whole.adopt(job, index)
+            job = whole
+
+
+def _step(job: Job, walk: Walk, step: int, restart: int, progress: Report, first: int) -> None:
+    x = walk.point(step)
+    loss, grad = job.gradient(x, step, restart) if walk.needs_gradient else (job.value(x, step, restart), None)
+    job.watch(step, loss, grad)
+    if job.schedule.keep == "best":
+        judged = loss if job.source.faithful or grad is None else job.value(x, step, restart)
+        job.take(x, judged, walk.score(x, judged), step, restart)
+    job.used += 1
+    if progress is not None:
+        progress(Progress(step, job.schedule.steps, restart, first, loss))
+    walk.learn(step, loss, grad)
+
+
+def _going_on(job: Job) -> Tensor | None:
+    """Rows that need more steps, where few enough are left to make a smaller batch worth it; else None. Waits."""
+    going = (~job.finished()).nonzero()[:, 0]
+    return going if going.numel() <= job.batch // 2 else None
+
+
+def _raise_if_bad(bad: Tensor, first: int) -> None:
+    steps = bad.tolist()  # the one wait
+    samples = [i for i, step in enumerate(steps) if step >= 0]
+    if samples:
+        worst = min(samples, key=lambda i: steps[i])
+        also = f", and {len(samples) - 1} more samples" if len(samples) > 1 else ""
+        raise NonFiniteError(
+            f"model or objective: NaN or infinity at step {steps[worst]} for sample {first + worst}{also}"
+        )
+
+
+def _part(value: Any, rows: slice, batch: int) -> Any:
+    """The rows of a per-sample tensor; anything else as it is."""
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch:
+        return value[rows]
+    return value
+
+
+def members(model: Models) -> list[Any]:
+    """The models of an ensemble in order; a model alone is one."""
+    if isinstance(model, Mapping):
+        return list(model.values())
+    if isinstance(model, Sequence):
+        return list(model)
+    return [model]
+
+
+def source_of(
+    model: Models,
+    table: Backend,
+    schedule: Schedule,
+    *,
+    ensemble: str | Sequence[float] = "mean",
+    view: View | None = None,
+    smooth: Tensor | None = None,
+) -> Source:
+    """The models, their combination, and the views through which they are seen."""
+    singles = [Single(m) for m in members(model)]
+    source: Source = singles[0]
+    if len(singles) > 1:
+        how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
+        source = Ensemble(singles, how, weights, table)
+    if view is not None or schedule.eot > 1:
+        source = Viewed(source, view, schedule.eot, table)
+    return source if smooth is None else Smoothed(source, smooth)
+
+
+def attack(
+    model: Models,
+    origin: Tensor,
+    target: Any,
+    *,
+    objective: Objective,
+    threat: Threat,
+    schedule: Schedule,
+    rule: Rule = Steepest,
+    ensemble: str | Sequence[float] = "mean",
+    view: View | None = None,
+    smooth: Tensor | None = None,
+    mask: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    progress: Report = None,
+) -> Outcome:
+    """Run the loop.
+
+    Args:
+        model: called as model(x) on a batch; an nn.Module or any callable; a sequence or mapping of several.
+        origin: (B, ...) float, the input to attack.
+        target: what the objective compares with; a tensor with B rows is cut into micro-batches, anything else passes.
+            The clean images where threat.preserve_noise.
+        rule: how the iterate moves, see `Walk`.
+        ensemble: how the losses of several models become one, see `Ensemble`, or a weight for each.
+        view: a random transformation through which the model sees the input, see `View`.
+        smooth: (k, k) kernel that the gradients are convolved with.
+        mask: broadcastable to origin, 0 keeps the pixel.
+        sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
+
+    Raises:
+        TypeError, ValueError: input, model or objective do not fit. NonFiniteError: NaN or infinity on the way.
+        MemoryError: one sample, or max_batch of them, did not fit.
+    """
+    began = time.perf_counter()
+    check_input(origin, threat.bounds)
+    clean = check_clean(target, origin, mask) if threat.preserve_noise else None
+    if threat.zero_mean and mask is not None:
+        raise ValueError("mask: wanted None with zero_mean=True (the mean is that of every pixel)")
+    check_target(target)
+    batch = origin.shape[0]
+    table = resolve(origin.device, schedule.backend)
+    eps = check.per_sample(threat.eps, "eps", origin, least=0.0, down=threat.norm == "linf")
+    default = eps * (2.0 / schedule.steps)
+    step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
+    step = -step if schedule.minimise else step
+    where = check.mask_of(mask, origin)
+    given = check.ids_of(sample_ids, origin)
+    ids = torch.arange(batch, device=origin.device) if given is None else given
+    bounds = check.bounds_of(threat.bounds, origin.dtype)
+    check_grid(origin, threat)
+    source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth)
+
+    def job_of(rows: slice) -> Job:
+        return Job(
+            source, objective, schedule, threat, own[rows], _part(goal, rows, batch), _part(known, rows, batch),
+            _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch), bounds, table, ids[rows],
+        )  # fmt: skip
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for one in source.models:
+            stack.enter_context(left_as_found(one, origin.device, eval_mode=schedule.eval_mode))
+        own = dense(fresh(origin))
+        goal = fresh(target) if isinstance(target, Tensor) else target
+        known = None if clean is None else dense(fresh(clean))
+        jobs, complete = _in_parts(job_of, batch, rule, schedule, progress)
+
+    def whole(name: str) -> Tensor:
+        parts = [getattr(job, name) for job in jobs]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    return Outcome(
+        whole("best"), whole("best_loss"), whole("best_step"), whole("best_restart"), whole("used"),
+        time.perf_counter() - began, complete,
+    )  # fmt: skip
+
+
+def _in_parts(
+    job_of: Callable[[slice], Job], batch: int, rule: Rule, schedule: Schedule, progress: Report
+) -> tuple[list[Job], bool]:
+    """Every micro-batch in order, halved where the memory does not suffice; (jobs, whether all of them ended)."""
+    size, jobs, complete = schedule.max_batch or batch, [], True
+    waiting = deque(slice(first, min(first + size, batch)) for first in range(0, batch, size))
+    while waiting:
+        rows = waiting.popleft()
+        job = job_of(rows)
+        try:
+            if complete:
+                _run(job, rule, progress, rows.start)
+                _raise_if_bad(job.bad, rows.start)
+        except KeyboardInterrupt:
+            if schedule.on_interrupt == "raise":
+                raise
+            complete = False
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            waiting.extendleft(reversed(_halves(rows, schedule, error)))
+            continue
+        jobs.append(job)
+    return jobs, complete
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _halves(rows: slice, schedule: Schedule, error: RuntimeError) -> list[slice]:
+    """Two slices for one that did not fit. No number changes: every draw is keyed by the sample."""
+    count = rows.stop - rows.start
+    if count == 1 or schedule.max_batch is not None:
+        hint = "a smaller image or model" if count == 1 else f"max_batch={count // 2}"
+        raise MemoryError(f"max_batch: {count} samples at a time do not fit in memory; try {hint}") from error
+    middle = rows.start + (count + 1) // 2
+    warnings.warn(
+        f"{count} samples at a time do not fit in memory: going on with {middle - rows.start} "
+        f"(max_batch={middle - rows.start} says so from the start)",
+        stacklevel=4,
+    )
+    return [slice(rows.start, middle), slice(middle, rows.stop)]

@@ -1,0 +1,83 @@
+"""How an iterate moves: a walk says where to look next and learns what was found there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .job import Job
+
+
+class Walk:
+    """One walk through one micro-batch, and the plain projected-gradient step: subclasses change what differs.
+
+    The loop calls ``start`` once for each restart, then ``point`` and ``learn`` for each step, ``point(steps)`` at
+    the end, and ``score`` for each point. Every tensor attribute with B rows is state of the samples: with ``stop`` the
+    loop cuts them down to those that go on.
+
+    Attributes:
+        needs_gradient: ``learn`` gets a gradient; False for black-box attacks.
+        adv: (B, ...), the iterate; always inside the threat.
+    """
+
+    needs_gradient = True
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.adv = job.origin.clone(memory_format=torch.preserve_format)
+
+    def start(self, restart: int) -> None:
+        """Go to the start of a restart."""
+        self.job.start(self.adv, restart)
+
+    def point(self, step: int) -> Tensor:
+        """Where to look next, inside the threat; ``step`` == steps asks for the last look of a restart."""
+        return self.job.on_grid(self.adv)
+
+    def learn(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
+        """What was found at ``point(step)``: the raw loss (B,), and its gradient."""
+        raise NotImplementedError
+
+    def score(self, x: Tensor, loss: Tensor) -> tuple[Tensor | None, Tensor]:
+        """How good x is: (success (B,) bool or None, value (B,) float64), larger is better, success first."""
+        return None, loss.double() * self.job.sign
+
+    def rows(self, index: Tensor, job: Job) -> Walk:
+        """The same walk of fewer samples."""
+        found: Walk = pick(self, index, self.job.batch)
+        found.job = job
+        return found
+
+
+Rule = Callable[[Job], Walk]
+"""Makes the walk of a micro-batch: a Walk subclass, or functools.partial of one with its options."""
+
+
+class Steepest(Walk):
+    """x <- P(x + step * direction(gradient)): FGSM, PGD, denoising-PGD, ObsAtk."""
+
+    def learn(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
+        assert grad is not None, "a walk that needs gradients gets them"
+        self.job.move(self.adv, grad)
+
+
+def pick(value: Any, index: Tensor, batch: int) -> Any:
+    """``value`` with only the rows ``index`` of every per-sample tensor in it: tensors, tuples, lists, objects' fields.
+
+    Objects are looked into where they say so with an attribute ``per_sample``, and walks always.
+    """
+    if isinstance(value, Tensor):
+        return value[index] if value.dim() > 0 and value.shape[0] == batch else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(pick(v, index, batch) for v in value)
+    if isinstance(value, Walk) or getattr(value, "per_sample", False) is True:
+        found = copy.copy(value)
+        for name, part in vars(value).items():
+            if not isinstance(part, Job):
+                object.__setattr__(found, name, pick(part, index, batch))
+        return found
+    return value
