@@ -24,8 +24,8 @@ class Threat:
             trained on such inputs, so None is the default.
         preserve_noise: keep the mean and norm of the noise (needs the clean image; excludes bounds and masks).
         zero_mean: each sample's perturbation sums to zero (for "l2"; excludes bounds, masks and preserve_noise).
-        grid: 8 or 16: the result lies on the grid k / (2^grid - 1), so that a PNG of that depth keeps every bit. Excludes
-            preserve_noise and zero_mean; needs float32 or float64 images that have grid points in reach.
+        grid: 8 or 16: the result lies on the grid k / (2^grid - 1), so that a PNG of that depth keeps every bit.
+            Excludes preserve_noise and zero_mean; needs float32 or float64 images that have grid points in reach.
         sparsity: for "l1": the share of the pixels that a step moves, in (0, 1], a float or (B,).
     """
 

@@ -1,4 +1,4 @@
-"""The attack loop, the only one in the project: a source gives losses and gradients, a walk moves, a job keeps the best.
+"""The attack loop, the only one in the project: a source gives gradients, a walk moves, a job keeps the best.
 
 Nothing in the loop waits for the device: the best iterate and the search for non-finite numbers live in tensors that
 are read once, at the end (with ``stop``: every few steps).
