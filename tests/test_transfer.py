@@ -159,7 +159,7 @@ class Noisy(nn.Module):
     """Adds its own random numbers, from torch's generator."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x + 0.5 * torch.randn_like(x)).square()
+        return (x + 0.1 * torch.randn_like(x)).square()
 
 
 def test_eot_averages_a_random_model_and_follows_from_the_seed():
