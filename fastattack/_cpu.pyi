@@ -101,6 +101,19 @@ def momentum_step(
     high: float,
     threads: int,
 ) -> None: ...
+def accumulate(
+    total: int,
+    grad: int,
+    batch: int,
+    count: int,
+    walk: tuple[object, ...] | None,
+    dtype: int,
+    keep: float,
+    keep_values: int,
+    weight: float,
+    weight_values: int,
+    threads: int,
+) -> None: ...
 def typical_noise(
     out: int,
     clean: int,

@@ -1,5 +1,6 @@
 """The Triton kernels, one file a stem; fastattack/ops/triton.py launches them."""
 
+from .accumulate import accumulate
 from .common import BLOCK, MAX_TILES, largest
 from .momentum_step import momentum_linf, momentum_magnitudes, momentum_sums
 from .noise_stats import noise_finish, noise_sums
@@ -16,6 +17,7 @@ __all__ = [
     "ROUNDS",
     "STATE",
     "SUMS",
+    "accumulate",
     "largest",
     "momentum_linf",
     "momentum_magnitudes",

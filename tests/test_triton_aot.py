@@ -26,12 +26,18 @@ PARTS = 2  # processes that share the work
 STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "project_sums", "project_l2"} | {
     "preserve_moments", "preserve_round", "preserve_linf", "preserve_l2", "noise_sums", "start_linf", "start_l2",
     "largest",
+    "accumulate",
     "momentum_magnitudes",
     "momentum_linf",
     "momentum_sums",
 }  # fmt: skip
 KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
-UNFUSED = ("pgd_step_linf", "project_linf", "start_linf")  # nothing here divides, so machine code has no FFMA either
+UNFUSED = (
+    "pgd_step_linf",
+    "project_linf",
+    "start_linf",
+    "accumulate",
+)  # nothing here divides, so machine code has no FFMA either
 # Options under which the checks below must fail, or they check nothing.
 SPOILT: tuple[str, dict[str, dict[str, Any]]] = (
     "torch.float32 flat",
@@ -74,6 +80,7 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.momentum_step(x, x, x, x, mask, norm, number, number, number, (0.0, 1.0))
         ops.random_start(x, x, norm, number, (0.0, 1.0), 7, ids)
     ops.noise_stats(x, number, number)
+    ops.accumulate(x, x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)
     ops.typical_noise(x, None, number, float("nan"), number, 7, ids)
 

@@ -57,6 +57,14 @@ struct MomentumCall {
   View momentum;
 };
 
+struct AccumulateCall {
+  Shape shape;
+  Dtype dtype;
+  int threads;
+  PerSample keep, weight;
+  View total, grad;
+};
+
 struct NoiseCall {
   Shape shape;
   Dtype dtype;
@@ -76,6 +84,7 @@ struct Kernels {
   void (*random_start)(const StartCall&);
   void (*typical_noise)(const NoiseCall&);
   void (*momentum_step)(const MomentumCall&);
+  void (*accumulate)(const AccumulateCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

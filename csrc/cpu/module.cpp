@@ -190,6 +190,21 @@ void momentum_step(Pointer adv, Pointer momentum, Pointer grad, Pointer origin, 
   kernels->momentum_step(call);
 }
 
+void accumulate(Pointer total, Pointer grad, long long batch, long long count, const py::object& walk, int dtype,
+                double keep, Pointer keep_values, double weight, Pointer weight_values, int threads) {
+  Walk w(batch, count, walk);
+  AccumulateCall call{w.shape,
+                      Dtype(dtype),
+                      threads,
+                      {keep, pointer<double>(keep_values)},
+                      {weight, pointer<double>(weight_values)},
+                      {},
+                      {}};
+  call.total = w.next(total), call.grad = w.next(grad);
+  py::gil_scoped_release release;
+  kernels->accumulate(call);
+}
+
 }  // namespace
 }  // namespace fastattack
 
@@ -203,6 +218,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("random_start", &random_start);
   m.def("typical_noise", &typical_noise);
   m.def("momentum_step", &momentum_step);
+  m.def("accumulate", &accumulate);
   m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
     py::gil_scoped_release release;
     kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import check, library
+from .accumulate import accumulate_
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
@@ -30,6 +31,7 @@ __all__ = [
     "BackendUnavailable",
     "NoiseStats",
     "Spectrum",
+    "accumulate_",
     "available",
     "momentum_step_",
     "noise_stats",

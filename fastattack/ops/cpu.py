@@ -110,6 +110,13 @@ def load() -> Backend:
             *_scalar(eps), *_scalar(step), *_scalar(decay), *bounds, torch.get_num_threads(),
         )  # fmt: skip
 
+    def accumulate(total: Tensor, grad: Tensor, keep: Scalar, weight: Scalar) -> None:
+        batch, count, walk = _walk(collapse(total, grad))
+        native.accumulate(
+            total.data_ptr(), grad.data_ptr(), batch, count, walk, DTYPES[total.dtype], *_scalar(keep),
+            *_scalar(weight), torch.get_num_threads(),
+        )  # fmt: skip
+
     return Backend(
         "cpu",
         pgd_step,
@@ -119,4 +126,5 @@ def load() -> Backend:
         random_start,
         typical_noise,
         momentum_step,
+        accumulate,
     )

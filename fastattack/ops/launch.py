@@ -53,6 +53,7 @@ KERNELS = {
         "momentum_step_linf_kernel",
         "momentum_step_sums_kernel",
     ),
+    "accumulate": ("accumulate_kernel",),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block
@@ -252,7 +253,7 @@ class Launcher:
 
 
 def backend(name: str, session: Session) -> Backend:
-    from . import launch_momentum  # which builds on this module
+    from . import launch_accumulate, launch_momentum  # which build on this module
 
     ops = Launcher(session)
     return Backend(
@@ -264,4 +265,5 @@ def backend(name: str, session: Session) -> Backend:
         ops.random_start,
         ops.typical_noise,
         partial(launch_momentum.momentum_step, ops),
+        partial(launch_accumulate.accumulate, ops),
     )

@@ -134,6 +134,17 @@ def _momentum_step(
         )  # fmt: skip
 
 
+@torch.library.custom_op("fastattack::accumulate_", mutates_args={"total"})
+def _accumulate(
+    total: Tensor, grad: Tensor, keep: float | None, keep_values: Tensor | None, weight: float | None,
+    weight_values: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["accumulate"](
+            total, grad, keep=_join(keep, keep_values), weight=_join(weight, weight_values), backend=backend
+        )
+
+
 @_noise_stats.register_fake
 def _(noise: Tensor, *args: Any) -> Tensor:
     return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
@@ -143,7 +154,7 @@ def _nothing(*args: Any) -> None:
     """The fake of an op that only writes its argument."""
 
 
-for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise, _momentum_step):
+for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise, _momentum_step, _accumulate):
     _op.register_fake(_nothing)
 
 
@@ -189,3 +200,7 @@ def momentum_step(
     low, high = (None, None) if bounds is None else bounds
     numbers = (*_pair(eps), *_pair(step), *_pair(decay))
     _momentum_step(adv, momentum, grad, origin, norm, *numbers, low, high, mask, backend)
+
+
+def accumulate(total: Tensor, grad: Tensor, keep: Any, weight: Any, backend: str) -> None:
+    _accumulate(total, grad, *_pair(keep), *_pair(weight), backend)

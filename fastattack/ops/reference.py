@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference_momentum, reference_noise, reference_random
+from . import reference_accumulate, reference_momentum, reference_noise, reference_random
 from .backend import Backend, Bounds, Scalar
 from .reference_noise import SHRINK_MARGIN, sample_sum
 
@@ -216,6 +216,12 @@ def momentum_step(
     pgd_step(adv, after if norm == "linf" else momentum, origin, mask, norm, eps, step, bounds)
 
 
+def accumulate(total: Tensor, grad: Tensor, keep: Scalar, weight: Scalar) -> None:
+    real = real_dtype(total.dtype)
+    k, w = per_sample(keep, total, real), per_sample(weight, total, real)
+    total.copy_(reference_accumulate.accumulated(total.to(real), grad.to(real), k, w).to(total.dtype))
+
+
 BACKEND = Backend(
     "reference",
     pgd_step,
@@ -225,4 +231,5 @@ BACKEND = Backend(
     random_start,
     typical_noise,
     momentum_step,
+    accumulate,
 )

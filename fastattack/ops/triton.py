@@ -30,7 +30,8 @@ def load() -> Backend:
         raise BackendUnavailable(f"triton cannot be imported: {error}") from error
     if not (torch.cuda.is_available() or triton.knobs.runtime.interpret):
         raise BackendUnavailable("triton needs a GPU, or TRITON_INTERPRET=1 in the environment (slow: for tests)")
-    from .triton_momentum import momentum_step  # which builds on this module
+    from .triton_accumulate import accumulate  # these build on this module
+    from .triton_momentum import momentum_step
 
     return Backend(
         "triton",
@@ -41,6 +42,7 @@ def load() -> Backend:
         _random_start,
         _typical_noise,
         momentum_step,
+        accumulate,
     )
 
 
