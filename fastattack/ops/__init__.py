@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from . import check, library
+from .accumulate import accumulate_
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
+from .momentum import momentum_step_
 from .noise import typical_noise
 from .spectrum import Spectrum
 
@@ -29,7 +31,9 @@ __all__ = [
     "BackendUnavailable",
     "NoiseStats",
     "Spectrum",
+    "accumulate_",
     "available",
+    "momentum_step_",
     "noise_stats",
     "pgd_step_",
     "preserve_noise_",
