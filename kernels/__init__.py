@@ -1,5 +1,6 @@
 """The Triton kernels, one file a stem; fastattack/ops/triton.py launches them."""
 
+from .apgd_step import apgd_step_l2, apgd_step_linf, apgd_step_measure, apgd_step_sums
 from .common import BLOCK, MAX_TILES, largest
 from .noise_stats import noise_finish, noise_sums
 from .pgd_step import pgd_step_l2, pgd_step_linf, pgd_step_sums
@@ -15,6 +16,10 @@ __all__ = [
     "ROUNDS",
     "STATE",
     "SUMS",
+    "apgd_step_l2",
+    "apgd_step_linf",
+    "apgd_step_measure",
+    "apgd_step_sums",
     "largest",
     "noise_finish",
     "noise_sums",

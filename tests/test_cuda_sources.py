@@ -186,6 +186,8 @@ def results(backend: Backend) -> list[torch.Tensor]:
         backend.preserve_noise(advs[2], origin, clean, norm, 0.06)
         backend.random_start(advs[3], origin, norm, 0.06, bounds, 1 << 63, None)
         out += advs
+        out += [origin + 0.05 * move, origin + 0.03 * move]
+        backend.apgd_step(out[-2], out[-1], grad, origin, None, norm, 0.06, 0.01, 0.75, bounds)
     gaps = torch.tensor([0.1, float("nan")], dtype=torch.float64)
     for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):
         out.append(torch.empty_like(clean))

@@ -27,8 +27,9 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
     "preserve_moments", "preserve_round", "preserve_linf", "preserve_l2", "noise_sums", "start_linf", "start_l2",
     "largest",
 }  # fmt: skip
+STREAMING |= {"apgd_step_linf", "apgd_step_sums", "apgd_step_measure", "apgd_step_l2"}
 KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
-UNFUSED = ("pgd_step_linf", "project_linf", "start_linf")  # nothing here divides, so machine code has no FFMA either
+UNFUSED = ("pgd_step_linf", "project_linf", "start_linf", "apgd_step_linf")  # nothing here divides, so machine code has no FFMA either
 # Options under which the checks below must fail, or they check nothing.
 SPOILT: tuple[str, dict[str, dict[str, Any]]] = (
     "torch.float32 flat",
@@ -69,6 +70,7 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.project(x, x, mask, norm, number, (0.0, 1.0))
         ops.preserve_noise(x, x, x, norm, number)
         ops.random_start(x, x, norm, number, (0.0, 1.0), 7, ids)
+        ops.apgd_step(x, x, x, x, mask, norm, number, number, number, (0.0, 1.0))
     ops.noise_stats(x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)
     ops.typical_noise(x, None, number, float("nan"), number, 7, ids)

@@ -36,6 +36,12 @@ struct Call {
   View adv, grad, origin, clean, mask;
 };
 
+struct MomentumCall {
+  Call common;
+  PerSample momentum;
+  View previous;
+};
+
 struct StatsCall {
   Shape shape;
   Dtype dtype;
@@ -69,6 +75,7 @@ struct Kernels {
   void (*noise_stats)(const StatsCall&);
   void (*random_start)(const StartCall&);
   void (*typical_noise)(const NoiseCall&);
+  void (*apgd_step)(const MomentumCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

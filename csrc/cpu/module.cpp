@@ -163,6 +163,32 @@ void typical_noise(Pointer out, Pointer clean, long long batch, long long count,
   kernels->typical_noise(call);
 }
 
+void apgd_step(Pointer adv, Pointer previous, Pointer grad, Pointer origin, Pointer mask, long long batch,
+               long long count, const py::object& walk, int dtype, int norm, double eps, Pointer eps_values,
+               double step, Pointer step_values, double momentum, Pointer momentum_values, double low, double high,
+               int threads) {
+  Walk w(batch, count, walk);
+  MomentumCall call{{w.shape,
+                     Dtype(dtype),
+                     Norm(norm),
+                     threads,
+                     {eps, pointer<double>(eps_values)},
+                     {step, pointer<double>(step_values)},
+                     low,
+                     high,
+                     {},
+                     {},
+                     {},
+                     {},
+                     {}},
+                    {momentum, pointer<double>(momentum_values)},
+                    {}};
+  call.common.adv = w.next(adv), call.previous = w.next(previous), call.common.grad = w.next(grad);
+  call.common.origin = w.next(origin), call.common.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->apgd_step(call);
+}
+
 }  // namespace
 }  // namespace fastattack
 
@@ -175,6 +201,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("noise_stats", &noise_stats);
   m.def("random_start", &random_start);
   m.def("typical_noise", &typical_noise);
+  m.def("apgd_step", &apgd_step);
   m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
     py::gil_scoped_release release;
     kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);

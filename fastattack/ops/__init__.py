@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import check, library
+from .apgd import apgd_step_
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
@@ -29,6 +30,7 @@ __all__ = [
     "BackendUnavailable",
     "NoiseStats",
     "Spectrum",
+    "apgd_step_",
     "available",
     "noise_stats",
     "pgd_step_",

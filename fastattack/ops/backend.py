@@ -1,4 +1,4 @@
-"""The table that every backend fills: six functions on tensors that have been checked already.
+"""The table that every backend fills: functions on tensors that have been checked already.
 
 Common to all of them:
 
@@ -8,6 +8,7 @@ Common to all of them:
 - ``norm``: "linf" or "l2".
 - ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``: a float, or a contiguous float64 tensor (B,) on the same
   device.
+- ``previous``: as ``adv``; ``momentum``: as ``step``.
 - ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
 - ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
 """
@@ -42,6 +43,13 @@ class Backend:
     """(out, clean, sigma, typicality, mean, seed, sample_ids): writes out, whose old values are not read.
 
     A typicality that is NaN (for all, or in a tensor for some) makes plain N(mean, sigma^2)."""
+    apgd_step: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Tensor | None, str, Scalar, Scalar, Scalar, Bounds],
+        None,
+    ]
+    """(adv, previous, grad, origin, mask, norm, eps, step, momentum, bounds): writes adv and previous.
+
+    Where momentum is 1, previous may hold anything."""
 
 
 class BackendUnavailable(RuntimeError):

@@ -6,6 +6,8 @@ float16 and bfloat16 are computed in float32, float64 in float64, sums over a sa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -194,4 +196,19 @@ def typical_noise(
     out.copy_((value if clean is None else clean.to(real) + value).to(out.dtype))
 
 
-BACKEND = Backend("reference", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise)
+def apgd_step(*arguments: Any) -> None:
+    from .reference_apgd import apgd_step as step  # here, because it stands on this module
+
+    step(*arguments)
+
+
+BACKEND = Backend(
+    "reference",
+    pgd_step,
+    project,
+    preserve_noise,
+    noise_stats,
+    random_start,
+    typical_noise,
+    apgd_step,
+)
