@@ -29,7 +29,8 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
 }  # fmt: skip
 STREAMING |= {"apgd_step_linf", "apgd_step_sums", "apgd_step_measure", "apgd_step_l2"}
 KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
-UNFUSED = ("pgd_step_linf", "project_linf", "start_linf", "apgd_step_linf")  # nothing here divides, so machine code has no FFMA either
+# Nothing here divides, so machine code has no FFMA either.
+UNFUSED = ("pgd_step_linf", "project_linf", "start_linf", "apgd_step_linf")
 # Options under which the checks below must fail, or they check nothing.
 SPOILT: tuple[str, dict[str, dict[str, Any]]] = (
     "torch.float32 flat",

@@ -86,14 +86,15 @@ void step_linf(const MomentumCall& call) {
   });
 }
 
-template <class T>
+// Without a mask the loop must not ask for one: the compiler gives up on it.
+template <bool MASKED, class T>
 MomentumSums sum_run(const T* adv, const T* previous, const T* grad, const T* origin, const u8* mask, i64 n,
                      double rest, Scales scales) {
   double dd = 0, dp = 0, dg = 0, pp = 0, pg = 0, gg = 0;
 #pragma omp simd reduction(+ : dd, dp, dg, pp, pg, gg)
   for (i64 i = 0; i < n; ++i) {
-    bool moves = mask ? mask[i] != 0 : true;
     MomentumSums t = momentum_terms(adv[i], previous[i], grad[i], origin[i], rest, scales);
+    bool moves = MASKED ? mask[i] != 0 : true;
     dd += moves ? t.dd : 0.0, dp += moves ? t.dp : 0.0, dg += moves ? t.dg : 0.0;
     pp += moves ? t.pp : 0.0, pg += moves ? t.pg : 0.0, gg += moves ? t.gg : 0.0;
   }
@@ -152,7 +153,8 @@ void step_l2_all(const MomentumCall& call) {
     };
     double eps = common.eps[b], rest = 1.0 - call.momentum[b];
     MomentumSums sums = total_of([&](const auto& at, i64 n) {
-      return sum_run(at.adv, at.previous, at.grad, at.origin, at.mask, n, rest, scales);
+      auto sum = at.mask ? sum_run<true, T> : sum_run<false, T>;
+      return sum(at.adv, at.previous, at.grad, at.origin, at.mask, n, rest, scales);
     });
     MomentumL2 l2 = momentum_l2(sums, eps, common.step[b], call.momentum[b], scales, bounded);
     if (l2.measure) {
