@@ -192,7 +192,7 @@ def apgd_step_measure(
     delta_scale = power_of_two_scale(delta_largest_ptr, sample, tiles)
     radius, size = per_sample(eps, eps_ptr, sample), per_sample(step, step_ptr, sample)
     weight = per_sample(momentum, momentum_ptr, sample)
-    c, shrink, rest, _, measure = coefficients(
+    c, shrink, rest, _known, measure = coefficients(
         sums_ptr, grad_scale, delta_scale, radius, size, weight, low, high, sample, tiles
     )
     if measure:
@@ -203,7 +203,7 @@ def apgd_step_measure(
             adv, previous, grad, origin = load_images(
                 adv_ptr, previous_ptr, grad_ptr, origin_ptr, index, inside, sample, sizes, strides, INDEX
             )
-            _, w = delta_of(adv, previous, grad, origin, grad_scale, c, shrink, rest, low, high)
+            _d, w = delta_of(adv, previous, grad, origin, grad_scale, c, shrink, rest, low, high)
             w = tl.where(inside, w * delta_scale, 0.0)
             total += w * w
         put_sums(squares_ptr, (total,), sample, tile, tiles, 1)

@@ -54,7 +54,7 @@ def real_of(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_backend_is_the_definition(subject: Subject, norm, bounds, dtype):
     for _, case in all_images(dtype, subject.device):
-        if subject.slow and case.adv.numel() > 600:
+        if subject.slow and case.adv.numel() > 200:
             continue
         batch = case.adv.shape[0]
         per_sample = 0.1 * torch.rand(batch, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_every_backend_is_the_definition(subject: Subject, norm, bounds, dtype):
 def test_backends_agree_with_the_reference(subject: Subject, norm, dtype):
     g = torch.Generator().manual_seed(1)
     for kind, case in all_images(dtype, subject.device):
-        if subject.slow and case.adv.numel() > (4000 if kind == "channels_last" else 600):
+        if subject.slow and case.adv.numel() > (4000 if kind == "channels_last" and dtype is torch.float32 else 500):
             continue
         batch = case.adv.shape[0]
         scale = 1.0 if norm == "linf" else 5.0
@@ -171,17 +171,15 @@ def test_cancelling_vectors_are_measured(subject: Subject, size):
     origin = torch.zeros(2, 500, dtype=torch.float64)
     far, across = (torch.randn(2, 500, generator=g, dtype=torch.float64) for _ in range(2))
     far, across = far / far.norm(dim=1, keepdim=True), across / across.norm(dim=1, keepdim=True)
-    # z is projected to eps = 1 along adv; new = .5 z + .5 (2 adv - previous), and previous cancels both but for across
-    adv = size * far
-    previous = 2 * adv + far * 1.0 - 3e-4 * across
-    arguments = [t.to(subject.device) for t in (adv, previous, 0 * adv, origin)]
+    # z = eps far; new = z / 2 + (2 adv - previous) / 2, of which only 3 eps across is left.
     eps, options = 1e-4, {"step": 0.0, "momentum": 0.5}
-    previous = 2 * adv + eps * far - 6e-4 * across
-    arguments[1] = previous.to(subject.device)
+    adv = size * far
+    previous = 2 * adv + eps * far - 6 * eps * across
+    arguments = [t.to(subject.device) for t in (adv, previous, 0 * adv, origin)]
     want = numpy_step(adv, previous, 0 * adv, origin, "l2", eps, 0.0, 0.5)
     got = ops.apgd_step_(*arguments, norm="l2", eps=eps, backend=subject.backend, **options)  # type: ignore[arg-type]
     assert inside(got, arguments[3], "l2", eps)
-    assert (got.cpu() - want).abs().max() <= 3e-6 * eps * max(1.0, size)
+    assert (got.cpu() - want).abs().max() <= 1e-5 * eps
 
 
 def test_masked_pixels_keep_the_origin(subject: Subject):
