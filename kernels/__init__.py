@@ -1,6 +1,7 @@
 """The Triton kernels, one file a stem; fastattack/ops/triton.py launches them."""
 
 from .accumulate import accumulate
+from .apgd_step import apgd_step_l2, apgd_step_linf, apgd_step_measure, apgd_step_sums
 from .common import BLOCK, MAX_TILES, largest
 from .momentum_step import momentum_linf, momentum_magnitudes, momentum_sums
 from .noise_stats import noise_finish, noise_sums
@@ -18,6 +19,10 @@ __all__ = [
     "STATE",
     "SUMS",
     "accumulate",
+    "apgd_step_l2",
+    "apgd_step_linf",
+    "apgd_step_measure",
+    "apgd_step_sums",
     "largest",
     "momentum_linf",
     "momentum_magnitudes",

@@ -191,6 +191,8 @@ def results(backend: Backend) -> list[torch.Tensor]:
         out += advs
     out.append(grad.clone())
     backend.accumulate(out[-1], noise, 0.9, torch.tensor([0.0, 0.3], dtype=torch.float64))
+        out += [origin + 0.05 * move, origin + 0.03 * move]
+        backend.apgd_step(out[-2], out[-1], grad, origin, None, norm, 0.06, 0.01, 0.75, bounds)
     gaps = torch.tensor([0.1, float("nan")], dtype=torch.float64)
     for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):
         out.append(torch.empty_like(clean))

@@ -31,13 +31,16 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
     "momentum_linf",
     "momentum_sums",
 }  # fmt: skip
+STREAMING |= {"apgd_step_linf", "apgd_step_sums", "apgd_step_measure", "apgd_step_l2"}
 KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
+# Nothing here divides, so machine code has no FFMA either.
 UNFUSED = (
     "pgd_step_linf",
     "project_linf",
     "start_linf",
     "accumulate",
-)  # nothing here divides, so machine code has no FFMA either
+    "apgd_step_linf",
+)
 FUSED = r"\b[DFH]FMA\S* (?!R\d+, -RZ, RZ,)"  # what ptxas writes with two zeros is a constant
 # Options under which the checks below must fail, or they check nothing.
 SPOILT: tuple[str, dict[str, dict[str, Any]]] = (
@@ -80,6 +83,7 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.preserve_noise(x, x, x, norm, number)
         ops.momentum_step(x, x, x, x, mask, norm, number, number, number, (0.0, 1.0))
         ops.random_start(x, x, norm, number, (0.0, 1.0), 7, ids)
+        ops.apgd_step(x, x, x, x, mask, norm, number, number, number, (0.0, 1.0))
     ops.noise_stats(x, number, number)
     ops.accumulate(x, x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)

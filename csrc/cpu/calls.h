@@ -36,6 +36,12 @@ struct Call {
   View adv, grad, origin, clean, mask;
 };
 
+struct ApgdCall {
+  Call common;
+  PerSample momentum;
+  View previous;
+};
+
 struct StatsCall {
   Shape shape;
   Dtype dtype;
@@ -85,6 +91,7 @@ struct Kernels {
   void (*typical_noise)(const NoiseCall&);
   void (*momentum_step)(const MomentumCall&);
   void (*accumulate)(const AccumulateCall&);
+  void (*apgd_step)(const ApgdCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

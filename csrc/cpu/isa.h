@@ -15,6 +15,7 @@ void random_start(const StartCall& call);
 void typical_noise(const NoiseCall& call);
 void momentum_step(const MomentumCall& call);
 void accumulate(const AccumulateCall& call);
+void apgd_step(const ApgdCall& call);
 void triad(float* a, const float* b, const float* c, long long count, int threads);
 
 }  // namespace FA_ISA

@@ -205,6 +205,32 @@ void accumulate(Pointer total, Pointer grad, long long batch, long long count, c
   kernels->accumulate(call);
 }
 
+void apgd_step(Pointer adv, Pointer previous, Pointer grad, Pointer origin, Pointer mask, long long batch,
+               long long count, const py::object& walk, int dtype, int norm, double eps, Pointer eps_values,
+               double step, Pointer step_values, double momentum, Pointer momentum_values, double low, double high,
+               int threads) {
+  Walk w(batch, count, walk);
+  ApgdCall call{{w.shape,
+                     Dtype(dtype),
+                     Norm(norm),
+                     threads,
+                     {eps, pointer<double>(eps_values)},
+                     {step, pointer<double>(step_values)},
+                     low,
+                     high,
+                     {},
+                     {},
+                     {},
+                     {},
+                     {}},
+                    {momentum, pointer<double>(momentum_values)},
+                    {}};
+  call.common.adv = w.next(adv), call.previous = w.next(previous), call.common.grad = w.next(grad);
+  call.common.origin = w.next(origin), call.common.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->apgd_step(call);
+}
+
 }  // namespace
 }  // namespace fastattack
 
@@ -219,6 +245,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("typical_noise", &typical_noise);
   m.def("momentum_step", &momentum_step);
   m.def("accumulate", &accumulate);
+  m.def("apgd_step", &apgd_step);
   m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
     py::gil_scoped_release release;
     kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);

@@ -23,5 +23,6 @@ std::vector<Kernel> random_start_kernels();
 std::vector<Kernel> typical_noise_kernels();
 std::vector<Kernel> momentum_step_kernels();
 std::vector<Kernel> accumulate_kernels();
+std::vector<Kernel> apgd_step_kernels();
 
 }  // namespace fastattack

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import check, library
 from .accumulate import accumulate_
+from .apgd import apgd_step_
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
@@ -32,6 +33,7 @@ __all__ = [
     "NoiseStats",
     "Spectrum",
     "accumulate_",
+    "apgd_step_",
     "available",
     "momentum_step_",
     "noise_stats",

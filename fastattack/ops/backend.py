@@ -9,6 +9,7 @@ Common to all of them:
 - ``norm``: "linf" or "l2".
 - ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``, ``decay``: a float, or a contiguous float64 tensor (B,) on the
   same device.
+- ``previous``: as ``adv``; ``momentum``: as ``step``.
 - ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
 - ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
 """
@@ -47,6 +48,13 @@ class Backend:
     """(adv, momentum, grad, origin, mask, norm, eps, step, decay, bounds): writes adv and momentum."""
     accumulate: Callable[[Tensor, Tensor, Scalar, Scalar], None]
     """(total, grad, keep, weight): writes total."""
+    apgd_step: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Tensor | None, str, Scalar, Scalar, Scalar, Bounds],
+        None,
+    ]
+    """(adv, previous, grad, origin, mask, norm, eps, step, momentum, bounds): writes adv and previous.
+
+    Where momentum is 1, previous may hold anything."""
 
 
 class BackendUnavailable(RuntimeError):

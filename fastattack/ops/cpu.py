@@ -117,6 +117,18 @@ def load() -> Backend:
             *_scalar(weight), torch.get_num_threads(),
         )  # fmt: skip
 
+    def apgd_step(
+        adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar,
+        step: Scalar, momentum: Scalar, bounds: Bounds,
+    ) -> None:  # fmt: skip
+        tensors = (adv, previous, grad, origin)
+        batch, count, walk = _walk(collapse(*tensors, *(() if mask is None else (mask,))))
+        native.apgd_step(
+            adv.data_ptr(), previous.data_ptr(), grad.data_ptr(), origin.data_ptr(),
+            0 if mask is None else mask.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm],
+            *_scalar(eps), *_scalar(step), *_scalar(momentum), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
     return Backend(
         "cpu",
         pgd_step,
@@ -127,4 +139,5 @@ def load() -> Backend:
         typical_noise,
         momentum_step,
         accumulate,
+        apgd_step,
     )

@@ -54,6 +54,12 @@ KERNELS = {
         "momentum_step_sums_kernel",
     ),
     "accumulate": ("accumulate_kernel",),
+    "apgd_step": (
+        "apgd_step_linf_kernel",
+        "apgd_step_sums_kernel",
+        "apgd_step_measure_kernel",
+        "apgd_step_l2_kernel",
+    ),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block
@@ -255,6 +261,8 @@ class Launcher:
 def backend(name: str, session: Session) -> Backend:
     from . import launch_accumulate, launch_momentum  # which build on this module
 
+    from .launch_apgd import apgd_step  # here, because it stands on this module
+
     ops = Launcher(session)
     return Backend(
         name,
@@ -266,4 +274,5 @@ def backend(name: str, session: Session) -> Backend:
         ops.typical_noise,
         partial(launch_momentum.momentum_step, ops),
         partial(launch_accumulate.accumulate, ops),
+        partial(apgd_step, ops),
     )

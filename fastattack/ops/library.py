@@ -145,6 +145,19 @@ def _accumulate(
         )
 
 
+@torch.library.custom_op("fastattack::apgd_step_", mutates_args={"adv", "previous"})
+def _apgd_step(
+    adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None,
+    eps_values: Tensor | None, step: float | None, step_values: Tensor | None, momentum: float | None,
+    momentum_values: Tensor | None, low: float | None, high: float | None, mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["apgd_step"](
+            adv, previous, grad, origin, norm=norm, eps=_join(eps, eps_values), step=_join(step, step_values),
+            momentum=_join(momentum, momentum_values), bounds=_bounds(low, high), mask=mask, backend=backend,
+        )  # fmt: skip
+
+
 @_noise_stats.register_fake
 def _(noise: Tensor, *args: Any) -> Tensor:
     return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
@@ -154,7 +167,16 @@ def _nothing(*args: Any) -> None:
     """The fake of an op that only writes its argument."""
 
 
-for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise, _momentum_step, _accumulate):
+for _op in (
+    _pgd_step,
+    _project,
+    _preserve_noise,
+    _random_start,
+    _typical_noise,
+    _momentum_step,
+    _accumulate,
+    _apgd_step,
+):
     _op.register_fake(_nothing)
 
 
@@ -204,3 +226,12 @@ def momentum_step(
 
 def accumulate(total: Tensor, grad: Tensor, keep: Any, weight: Any, backend: str) -> None:
     _accumulate(total, grad, *_pair(keep), *_pair(weight), backend)
+
+
+def apgd_step(
+    adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, momentum: Any,
+    bounds: Any, mask: Any, backend: str,
+) -> None:  # fmt: skip
+    low, high = (None, None) if bounds is None else bounds
+    numbers = (*_pair(eps), *_pair(step), *_pair(momentum))
+    _apgd_step(adv, previous, grad, origin, norm, *numbers, low, high, mask, backend)

@@ -6,6 +6,8 @@ float16 and bfloat16 are computed in float32, float64 in float64, sums over a sa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -222,6 +224,12 @@ def accumulate(total: Tensor, grad: Tensor, keep: Scalar, weight: Scalar) -> Non
     total.copy_(reference_accumulate.accumulated(total.to(real), grad.to(real), k, w).to(total.dtype))
 
 
+def apgd_step(*arguments: Any) -> None:
+    from .reference_apgd import apgd_step as step  # here, because it stands on this module
+
+    step(*arguments)
+
+
 BACKEND = Backend(
     "reference",
     pgd_step,
@@ -232,4 +240,5 @@ BACKEND = Backend(
     typical_noise,
     momentum_step,
     accumulate,
+    apgd_step,
 )

@@ -31,6 +31,7 @@ def load() -> Backend:
     if not (torch.cuda.is_available() or triton.knobs.runtime.interpret):
         raise BackendUnavailable("triton needs a GPU, or TRITON_INTERPRET=1 in the environment (slow: for tests)")
     from .triton_accumulate import accumulate  # these build on this module
+    from .triton_apgd import apgd_step
     from .triton_momentum import momentum_step
 
     return Backend(
@@ -43,6 +44,7 @@ def load() -> Backend:
         _typical_noise,
         momentum_step,
         accumulate,
+        apgd_step,
     )
 
 
