@@ -61,6 +61,11 @@ struct NoiseCall {
   View out, clean;              // clean may be null
 };
 
+struct QuantiseCall {
+  Call common;    // norm l2 stands for l1 too
+  double levels;  // 2^bits - 1
+};
+
 struct Kernels {
   const char* name;
   void (*pgd_step)(const Call&);
@@ -69,6 +74,8 @@ struct Kernels {
   void (*noise_stats)(const StatsCall&);
   void (*random_start)(const StartCall&);
   void (*typical_noise)(const NoiseCall&);
+  void (*zero_mean_step)(const Call&);
+  void (*quantise)(const QuantiseCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

@@ -9,8 +9,9 @@
 namespace fastattack {
 
 extern const Kernels FA_TABLE(FA_ISA);
-const Kernels FA_TABLE(FA_ISA) = {FA_NAME(FA_ISA),        FA_ISA::pgd_step,    FA_ISA::project,
-                                  FA_ISA::preserve_noise, FA_ISA::noise_stats, FA_ISA::random_start,
-                                  FA_ISA::typical_noise,  FA_ISA::triad};
+const Kernels FA_TABLE(FA_ISA) = {
+    FA_NAME(FA_ISA),      FA_ISA::pgd_step,      FA_ISA::project,        FA_ISA::preserve_noise, FA_ISA::noise_stats,
+    FA_ISA::random_start, FA_ISA::typical_noise, FA_ISA::zero_mean_step, FA_ISA::quantise,       FA_ISA::triad,
+};
 
 }  // namespace fastattack

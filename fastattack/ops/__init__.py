@@ -22,7 +22,9 @@ from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
 from .noise import typical_noise
+from .quantise import grid_gap, quantise_
 from .spectrum import Spectrum
+from .zero_mean import project_zero_mean_, zero_mean_step_
 
 __all__ = [
     "Backend",
@@ -30,13 +32,17 @@ __all__ = [
     "NoiseStats",
     "Spectrum",
     "available",
+    "grid_gap",
     "noise_stats",
     "pgd_step_",
     "preserve_noise_",
     "project_",
+    "project_zero_mean_",
+    "quantise_",
     "random_start_",
     "typical_noise",
     "use_backend",
+    "zero_mean_step_",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The table that every backend fills: six functions on tensors that have been checked already.
+"""The table that every backend fills: functions on tensors that have been checked already.
 
 Common to all of them:
 
@@ -42,6 +42,11 @@ class Backend:
     """(out, clean, sigma, typicality, mean, seed, sample_ids): writes out, whose old values are not read.
 
     A typicality that is NaN (for all, or in a tensor for some) makes plain N(mean, sigma^2)."""
+    zero_mean_step: Callable[[Tensor, Tensor | None, Tensor, Scalar, Scalar], None]
+    """(adv, grad, origin, eps, step): writes adv; grad None projects alone, whatever the step."""
+    quantise: Callable[[Tensor, Tensor, Tensor | None, str, Scalar, int, Bounds], None]
+    """(adv, origin, mask, norm, eps, bits, bounds): writes adv, float32 or float64; "linf", "l2" or "l1", 8 or 16 bits,
+    bounds within [0, 1]."""
 
 
 class BackendUnavailable(RuntimeError):

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ KERNELS = {
     "noise_stats": ("noise_stats_sums_kernel", "noise_stats_kernel"),
     "random_start": ("random_start_linf_kernel", "random_start_sums_kernel", "random_start_l2_kernel"),
     "typical_noise": ("typical_noise_sums_kernel", "typical_noise_kernel"),
+    "zero_mean_step": ("zero_mean_step_sums_kernel", "zero_mean_step_kernel"),
+    "quantise": ("quantise_kernel",),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block
@@ -246,7 +249,12 @@ class Launcher:
 
 
 def backend(name: str, session: Session) -> Backend:
+    from .launch_quantise import quantise  # these stand on this module
+    from .launch_zero_mean import zero_mean_step
+
     ops = Launcher(session)
     return Backend(
-        name, ops.pgd_step, ops.project, ops.preserve_noise, ops.noise_stats, ops.random_start, ops.typical_noise
-    )
+        name, ops.pgd_step, ops.project, ops.preserve_noise, ops.noise_stats, ops.random_start, ops.typical_noise,
+        zero_mean_step=partial(zero_mean_step, ops),
+        quantise=partial(quantise, ops),
+    )  # fmt: skip

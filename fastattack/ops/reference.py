@@ -194,4 +194,22 @@ def typical_noise(
     out.copy_((value if clean is None else clean.to(real) + value).to(out.dtype))
 
 
-BACKEND = Backend("reference", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise)
+def zero_mean_step(adv: Tensor, grad: Tensor | None, origin: Tensor, eps: Scalar, step: Scalar) -> None:
+    from . import reference_zero_mean  # which stands on this module
+
+    reference_zero_mean.zero_mean_step(adv, grad, origin, eps, step)
+
+
+def quantise(
+    adv: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar, bits: int, bounds: Bounds
+) -> None:
+    from . import reference_quantise  # which stands on this module
+
+    reference_quantise.quantise(adv, origin, mask, norm, eps, bits, bounds)
+
+
+BACKEND = Backend(
+    "reference", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise,
+    zero_mean_step=zero_mean_step,
+    quantise=quantise,
+)  # fmt: skip

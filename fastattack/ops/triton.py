@@ -30,7 +30,14 @@ def load() -> Backend:
         raise BackendUnavailable(f"triton cannot be imported: {error}") from error
     if not (torch.cuda.is_available() or triton.knobs.runtime.interpret):
         raise BackendUnavailable("triton needs a GPU, or TRITON_INTERPRET=1 in the environment (slow: for tests)")
-    return Backend("triton", _pgd_step, _project, _preserve_noise, _noise_stats, _random_start, _typical_noise)
+    from .triton_quantise import quantise  # these stand on this module
+    from .triton_zero_mean import zero_mean_step
+
+    return Backend(
+        "triton", _pgd_step, _project, _preserve_noise, _noise_stats, _random_start, _typical_noise,
+        zero_mean_step=zero_mean_step,
+        quantise=quantise,
+    )  # fmt: skip
 
 
 @functools.cache
