@@ -83,6 +83,9 @@ def test_an_empty_batch_passes():
         assert ops.project_(empty, empty.clone(), norm=norm, eps=1) is empty
         assert ops.preserve_noise_(empty, empty.clone(), empty.clone(), norm=norm, eps=1) is empty
         assert ops.random_start_(empty, empty.clone(), norm=norm, eps=1, seed=0) is empty
+        assert ops.quantise_(empty, empty.clone(), norm=norm, eps=1) is empty
+    assert ops.zero_mean_step_(empty, empty.clone(), empty.clone(), eps=1, step=1) is empty
+    assert ops.project_zero_mean_(empty, empty.clone(), eps=1) is empty
 
 
 def test_autograd_notices_the_write():
@@ -137,8 +140,11 @@ def user_function(adv, grad, origin, clean, eps):
     ops.pgd_step_(adv, grad * 2, origin, norm="linf", eps=eps, step=0.01, bounds=(0.0, 1.0))
     ops.preserve_noise_(adv, origin, clean, norm="linf", eps=eps)
     ops.project_(adv, origin, norm="l2", eps=0.5)
+    ops.zero_mean_step_(adv, grad, origin, eps=0.5, step=0.1)
+    ops.project_zero_mean_(adv, origin, eps=eps)
+    ops.quantise_(grad, clean, eps=eps, bits=16, norm="linf")
     stats = ops.noise_stats(adv - clean, sigma=0.1)
-    return adv + 1, stats.l2 + stats.typicality
+    return adv + 1, stats.l2 + stats.typicality, grad + 1
 
 
 @pytest.mark.parametrize("eps", [0.05, torch.tensor([0.05, 0.02])])
@@ -148,11 +154,12 @@ def test_a_compiled_function_traces_through(eps):
     clean = torch.rand(2, 1, 16, 16, generator=g)
     origin = clean + 0.1 * torch.randn(clean.shape, generator=g)
     grad = torch.randn(clean.shape, generator=g)
-    want = user_function(origin.clone(), grad, origin, clean, eps)
+    want = user_function(origin.clone(), grad.clone(), origin, clean, eps)
     adv = origin.clone()
     got = torch.compile(user_function, backend="aot_eager", fullgraph=True)(adv, grad, origin, clean, eps)
     assert torch.equal(got[0], want[0])
     assert torch.equal(got[1], want[1])
+    assert torch.equal(got[2], want[2])
     assert torch.equal(adv + 1, want[0])  # the caller's tensor is the one that was written
 
 
@@ -169,6 +176,9 @@ def test_the_custom_ops_pass_torchs_own_checks():
     torch.library.opcheck(
         op.random_start_, (adv, X, "linf", 0.1, None, None, None, "7", None, "auto"), test_utils=checks
     )
+    torch.library.opcheck(op.zero_mean_step_, (adv, grad, X, 0.1, None, 0.01, None, "auto"), test_utils=checks)
+    torch.library.opcheck(op.project_zero_mean_, (adv, X, None, torch.ones(2), "auto"), test_utils=checks)
+    torch.library.opcheck(op.quantise_, (adv, X, 0.1, None, 8, "linf", 0.0, 1.0, None, "auto"), test_utils=checks)
 
 
 def test_fake_tensors_take_the_dispatcher():

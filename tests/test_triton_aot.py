@@ -26,6 +26,8 @@ PARTS = 2  # processes that share the work
 STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "project_sums", "project_l2"} | {
     "preserve_moments", "preserve_round", "preserve_linf", "preserve_l2", "noise_sums", "start_linf", "start_l2",
     "largest",
+    "zero_mean_sums", "zero_mean_move",
+    "quantise",
 }  # fmt: skip
 KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
 UNFUSED = ("pgd_step_linf", "project_linf", "start_linf")  # nothing here divides, so machine code has no FFMA either
@@ -69,6 +71,11 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.project(x, x, mask, norm, number, (0.0, 1.0))
         ops.preserve_noise(x, x, x, norm, number)
         ops.random_start(x, x, norm, number, (0.0, 1.0), 7, ids)
+    ops.zero_mean_step(x, x, x, number, number)
+    ops.zero_mean_step(x, None, x, number, 0.0)
+    if x.dtype in (torch.float32, torch.float64):
+        ops.quantise(x, x, mask, "linf", number, 8, (0.0, 1.0))
+        ops.quantise(x, x, mask, "l2", number, 16, (0.0, 1.0))
     ops.noise_stats(x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)
     ops.typical_noise(x, None, number, float("nan"), number, 7, ids)
