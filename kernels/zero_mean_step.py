@@ -92,15 +92,15 @@ def split(pivot, rest, REAL: tl.constexpr):
 
 @triton.jit
 def spacing_of(STORAGE: tl.constexpr):
-    """Spacing of the numbers of a storage type relative to their size, and the size below which it stays the same."""
+    """How far from 0 a mean counts as 0, relative to the size of the numbers, and the size below which it stays so."""
     if STORAGE.is_fp16():
         relative, least = 2.0**-10, 2.0**-14
     elif STORAGE.is_bf16():
         relative, least = 2.0**-7, 2.0**-126
     elif STORAGE.is_fp32():
-        relative, least = 2.0**-23, 2.0**-126
+        relative, least = 2.0**-22, 2.0**-126
     else:
-        relative, least = 2.0**-52, 2.0**-1022
+        relative, least = 2.0**-51, 2.0**-1022
     return tl.full((), relative, tl.float64), tl.full((), least, tl.float64)
 
 

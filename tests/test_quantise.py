@@ -56,7 +56,8 @@ def test_the_nearest_of_all_points(subject: Subject, bits, norm, dtype):
     spread = torch.tensor([0.6, 3.0, 0.0, 0.5, 40.0]).to(dtype)[:, None] * unit
     noise = spread * torch.randn(5, count, generator=g).to(dtype)
     for origin in (base, base + noise, base + 0.5 * unit, torch.rand(5, count, generator=g).to(dtype) * 1.2 - 0.1):
-        for adv in (base + 2 * noise, base + 0.5 * unit, (base + points[(pick + 1) % 2**bits]) / 2, origin.clone()):
+        advs = (base + 2 * noise, (base + points[(pick + 1) % 2**bits]) / 2, base + 0.5 * unit, origin.clone())
+        for adv in advs[:2] if subject.slow else advs:
             for eps in (0.0, 0.49 * unit, 0.5 * unit, unit, 2.5 * unit, 0.1, 3.0):
                 eps = float(np.float32(eps))
                 bounds = (0.0, 1.0) if eps > unit else (0.2, 0.7)
@@ -78,10 +79,11 @@ def test_backends_agree_to_the_bit(subject: Subject, norm, dtype):
     for kind, case in all_images(dtype, subject.device):
         many = (0.05 * torch.rand(case.adv.shape[0], generator=g)).to(subject.device)
         mask = (torch.rand(case.adv.shape, generator=g) < 0.6).to(subject.device)
-        for options in (
-            {"eps": 0.01}, {"eps": many, "bits": 16}, {"eps": 0.02, "mask": mask}, {"eps": 0.1, "bounds": None},
+        every = (
+            {"eps": many, "bits": 16}, {"eps": 0.02, "mask": mask}, {"eps": 0.01}, {"eps": 0.1, "bounds": None},
             {"eps": 0.05, "bounds": (0.3, 0.301)},
-        ):  # fmt: skip
+        )  # fmt: skip
+        for options in every[:2] if subject.slow else every:
             want, got = case.fresh(kind), case.fresh(kind)
             ops.quantise_(want, case.origin, norm=norm, backend="reference", **options)
             assert ops.quantise_(got, case.origin, norm=norm, backend=subject.backend, **options) is got
@@ -200,7 +202,7 @@ def test_bad_input_is_named():
 
 @settings(max_examples=80, deadline=None)
 @given(
-    eps=st.floats(0, 0.3, width=32), norm=st.sampled_from(NORMS), dtype=st.sampled_from(DTYPES),
+    eps=st.floats(0, 0.25, width=32), norm=st.sampled_from(NORMS), dtype=st.sampled_from(DTYPES),
     bits=st.sampled_from([8, 16]), seed=st.integers(0, 999), start_on_grid=st.booleans(),
 )  # fmt: skip
 def test_on_the_grid_inside_and_idempotent(eps, norm, dtype, bits, seed, start_on_grid):

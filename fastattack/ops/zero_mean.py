@@ -22,8 +22,8 @@ def zero_mean_step_(
     projection alone.
 
     Each pixel is rounded to the storage type towards its origin, so that the ball holds as for pgd_step_; the mean is 0
-    up to that: |mean(adv - origin)| <= u mean(|adv| + |origin|) with the spacing u = 2^-23 (float32), 2^-52 (float64),
-    2^-10 (float16) or 2^-7 (bfloat16), and far below it where the signs of the perturbation balance.
+    up to that: |mean(adv - origin)| <= u mean(|adv| + |origin|) with u = 2^-22 (float32), 2^-51 (float64), 2^-10
+    (float16) or 2^-7 (bfloat16), and far below it where the signs of the perturbation balance.
 
     Args:
         adv: (B, ...), written in place.

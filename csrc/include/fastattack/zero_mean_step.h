@@ -43,16 +43,17 @@ FA_HD Split<T> split(double pivot, double rest) {
   return Split<T>{high, (T)((pivot - (double)high) + rest)};
 }
 
-// Spacing of the numbers of a storage type relative to their size, and the size below which it stays the same.
+// How far from 0 a mean counts as 0: the spacing of a storage type relative to its numbers (twice that where the
+// arithmetic rounds as coarsely), and the size below which it stays the same.
 template <class S>
 struct Spacing;
 template <>
 struct Spacing<float> {
-  static constexpr double relative = 0x1p-23, least = 0x1p-126;
+  static constexpr double relative = 0x1p-22, least = 0x1p-126;
 };
 template <>
 struct Spacing<double> {
-  static constexpr double relative = 0x1p-52, least = 0x1p-1022;
+  static constexpr double relative = 0x1p-51, least = 0x1p-1022;
 };
 template <>
 struct Spacing<half_t> {
