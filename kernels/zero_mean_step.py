@@ -78,12 +78,6 @@ def zero_mean_sums(
 
 
 @triton.jit
-def centred(product, x, y, elements):
-    """A sum of products without the means of x and y."""
-    return product - x * y / elements
-
-
-@triton.jit
 def split(pivot, rest, REAL: tl.constexpr):
     """pivot + rest in two numbers of type REAL."""
     high = (pivot + rest).to(REAL)
@@ -132,9 +126,10 @@ def zero_mean_move(
     elements = tl.cast(count, tl.float64)
     g1 = take_sum(sums_ptr, sample, tiles, 0, ZERO_MEAN_SUMS)
     d1 = take_sum(sums_ptr, sample, tiles, 2, ZERO_MEAN_SUMS)
-    gg = centred(take_sum(sums_ptr, sample, tiles, 1, ZERO_MEAN_SUMS), g1, g1, elements)
-    dd = centred(take_sum(sums_ptr, sample, tiles, 3, ZERO_MEAN_SUMS), d1, d1, elements)
-    dg = centred(take_sum(sums_ptr, sample, tiles, 4, ZERO_MEAN_SUMS), d1, g1, elements)
+    mean_g, mean_d = g1 / elements, d1 / elements
+    gg = take_sum(sums_ptr, sample, tiles, 1, ZERO_MEAN_SUMS) - g1 * mean_g
+    dd = take_sum(sums_ptr, sample, tiles, 3, ZERO_MEAN_SUMS) - d1 * mean_d
+    dg = take_sum(sums_ptr, sample, tiles, 4, ZERO_MEAN_SUMS) - d1 * mean_g
     first, second, shrink = step_of(
         tl.where(gg < 0, 0.0, gg),
         dg,
@@ -145,8 +140,9 @@ def zero_mean_move(
         delta_scale,
         REAL,
     )
-    g_high, g_low = split(pivot_g / grad_scale, g1 / elements / grad_scale, REAL)
-    d_high, d_low = split(pivot_d / delta_scale, d1 / elements / delta_scale, REAL)
+    g_unit, d_unit = 1.0 / grad_scale, 1.0 / delta_scale  # powers of two
+    g_high, g_low = split(pivot_g * g_unit, mean_g * g_unit, REAL)
+    d_high, d_low = split(pivot_d * d_unit, mean_d * d_unit, REAL)
     relative, least = spacing_of(STORAGE)
     size = take_sum(sums_ptr, sample, tiles, 5, ZERO_MEAN_SUMS)
     off = tl.abs(d1 + elements * pivot_d) - relative * (size + elements * least * delta_scale)
