@@ -23,7 +23,8 @@ def zero_mean_step_(
 
     Each pixel is rounded to the storage type towards its origin, so that the ball holds as for pgd_step_; the mean is 0
     up to that: |mean(adv - origin)| <= u mean(|adv| + |origin|) with u = 2^-22 (float32), 2^-51 (float64), 2^-10
-    (float16) or 2^-7 (bfloat16), and far below it where the signs of the perturbation balance.
+    (float16) or 2^-7 (bfloat16), and far below it where the signs of the perturbation balance. In float64 the rounding
+    of the sums can add to that: up to 1e-12 of the rms where one pixel is an outlier.
 
     Args:
         adv: (B, ...), written in place.
