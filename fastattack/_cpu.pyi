@@ -152,3 +152,33 @@ def apgd_step(
     high: float,
     threads: int,
 ) -> None: ...
+def zero_mean_step(
+    adv: int,
+    grad: int,
+    origin: int,
+    batch: int,
+    count: int,
+    walk: tuple[object, ...] | None,
+    dtype: int,
+    eps: float,
+    eps_values: int,
+    step: float,
+    step_values: int,
+    threads: int,
+) -> None: ...
+def quantise(
+    adv: int,
+    origin: int,
+    mask: int,
+    batch: int,
+    count: int,
+    walk: tuple[object, ...] | None,
+    dtype: int,
+    norm: int,
+    eps: float,
+    eps_values: int,
+    low: float,
+    high: float,
+    levels: float,
+    threads: int,
+) -> None: ...

@@ -30,6 +30,8 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
     "momentum_magnitudes",
     "momentum_linf",
     "momentum_sums",
+    "zero_mean_sums", "zero_mean_move",
+    "quantise",
 }  # fmt: skip
 STREAMING |= {"apgd_step_linf", "apgd_step_sums", "apgd_step_measure", "apgd_step_l2"}
 KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
@@ -84,6 +86,11 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.momentum_step(x, x, x, x, mask, norm, number, number, number, (0.0, 1.0))
         ops.random_start(x, x, norm, number, (0.0, 1.0), 7, ids)
         ops.apgd_step(x, x, x, x, mask, norm, number, number, number, (0.0, 1.0))
+    ops.zero_mean_step(x, x, x, number, number)
+    ops.zero_mean_step(x, None, x, number, 0.0)
+    if x.dtype in (torch.float32, torch.float64):
+        ops.quantise(x, x, mask, "linf", number, 8, (0.0, 1.0))
+        ops.quantise(x, x, mask, "l2", number, 16, (0.0, 1.0))
     ops.noise_stats(x, number, number)
     ops.accumulate(x, x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)

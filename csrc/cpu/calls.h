@@ -81,6 +81,11 @@ struct NoiseCall {
   View out, clean;              // clean may be null
 };
 
+struct QuantiseCall {
+  Call common;    // norm l2 stands for l1 too
+  double levels;  // 2^bits - 1
+};
+
 struct Kernels {
   const char* name;
   void (*pgd_step)(const Call&);
@@ -92,6 +97,8 @@ struct Kernels {
   void (*momentum_step)(const MomentumCall&);
   void (*accumulate)(const AccumulateCall&);
   void (*apgd_step)(const ApgdCall&);
+  void (*zero_mean_step)(const Call&);
+  void (*quantise)(const QuantiseCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

@@ -21,6 +21,8 @@ const Kernels FA_TABLE(FA_ISA) = {
     FA_ISA::momentum_step,
     FA_ISA::accumulate,
     FA_ISA::apgd_step,
+    FA_ISA::zero_mean_step,
+    FA_ISA::quantise,
     FA_ISA::triad,
 };
 // clang-format on

@@ -24,5 +24,7 @@ std::vector<Kernel> typical_noise_kernels();
 std::vector<Kernel> momentum_step_kernels();
 std::vector<Kernel> accumulate_kernels();
 std::vector<Kernel> apgd_step_kernels();
+std::vector<Kernel> zero_mean_step_kernels();
+std::vector<Kernel> quantise_kernels();
 
 }  // namespace fastattack

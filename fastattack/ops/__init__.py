@@ -25,7 +25,9 @@ from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
 from .momentum import momentum_step_
 from .noise import typical_noise
+from .quantise import grid_gap, quantise_
 from .spectrum import Spectrum
+from .zero_mean import project_zero_mean_, zero_mean_step_
 
 __all__ = [
     "Backend",
@@ -35,14 +37,18 @@ __all__ = [
     "accumulate_",
     "apgd_step_",
     "available",
+    "grid_gap",
     "momentum_step_",
     "noise_stats",
     "pgd_step_",
     "preserve_noise_",
     "project_",
+    "project_zero_mean_",
+    "quantise_",
     "random_start_",
     "typical_noise",
     "use_backend",
+    "zero_mean_step_",
 ]
 
 

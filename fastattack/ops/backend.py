@@ -55,6 +55,11 @@ class Backend:
     """(adv, previous, grad, origin, mask, norm, eps, step, momentum, bounds): writes adv and previous.
 
     Where momentum is 1, previous may hold anything."""
+    zero_mean_step: Callable[[Tensor, Tensor | None, Tensor, Scalar, Scalar], None]
+    """(adv, grad, origin, eps, step): writes adv; grad None projects alone, whatever the step."""
+    quantise: Callable[[Tensor, Tensor, Tensor | None, str, Scalar, int, Bounds], None]
+    """(adv, origin, mask, norm, eps, bits, bounds): writes adv, float32 or float64; "linf", "l2" or "l1", 8 or 16 bits,
+    bounds within [0, 1]."""
 
 
 class BackendUnavailable(RuntimeError):

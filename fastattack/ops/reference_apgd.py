@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference as r
+from . import reference_steps as r
 from .backend import Bounds, Scalar
 from .reference_noise import sample_sum
 

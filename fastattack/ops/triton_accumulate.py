@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .backend import Scalar
-from .triton import _blocks, _kernels, _launch, _layout, _number, _walk
+from .triton_steps import _blocks, _kernels, _launch, _layout, _number, _walk
 
 
 def accumulate(total: Tensor, grad: Tensor, keep: Scalar, weight: Scalar) -> None:

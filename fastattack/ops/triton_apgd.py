@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import triton as t
+from . import triton_steps as t
 from .backend import Bounds, Scalar
 from .reference_apgd import previous_used
 
