@@ -1,6 +1,8 @@
 """The Triton kernels, one file a stem; fastattack/ops/triton.py launches them."""
 
 from .common import BLOCK, MAX_TILES, largest
+from .l1_project import L1_FIRST, L1_ROUNDS, L1_STATE, L1_SUMS, l1_apply, l1_round, l1_sums
+from .l1_step import RADIX, l1_count, l1_move
 from .noise_stats import noise_finish, noise_sums
 from .pgd_step import pgd_step_l2, pgd_step_linf, pgd_step_sums
 from .preserve_noise import MOMENTS, ROUNDS, STATE, SUMS, preserve_l2, preserve_linf, preserve_moments, preserve_round
@@ -10,11 +12,21 @@ from .typical_noise import typical_sums, typical_write
 
 __all__ = [
     "BLOCK",
+    "L1_FIRST",
+    "L1_ROUNDS",
+    "L1_STATE",
+    "L1_SUMS",
     "MAX_TILES",
     "MOMENTS",
+    "RADIX",
     "ROUNDS",
     "STATE",
     "SUMS",
+    "l1_apply",
+    "l1_count",
+    "l1_move",
+    "l1_round",
+    "l1_sums",
     "largest",
     "noise_finish",
     "noise_sums",

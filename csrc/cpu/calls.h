@@ -36,6 +36,11 @@ struct Call {
   View adv, grad, origin, clean, mask;
 };
 
+struct L1StepCall {
+  Call common;
+  PerSample keep;
+};
+
 struct StatsCall {
   Shape shape;
   Dtype dtype;
@@ -69,6 +74,8 @@ struct Kernels {
   void (*noise_stats)(const StatsCall&);
   void (*random_start)(const StartCall&);
   void (*typical_noise)(const NoiseCall&);
+  void (*l1_project)(const Call&);
+  void (*l1_step)(const L1StepCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

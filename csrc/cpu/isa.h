@@ -13,6 +13,8 @@ void preserve_noise(const Call& call);
 void noise_stats(const StatsCall& call);
 void random_start(const StartCall& call);
 void typical_noise(const NoiseCall& call);
+void l1_project(const Call& call);
+void l1_step(const L1StepCall& call);
 void triad(float* a, const float* b, const float* c, long long count, int threads);
 
 }  // namespace FA_ISA

@@ -21,5 +21,7 @@ std::vector<Kernel> preserve_noise_kernels();
 std::vector<Kernel> noise_stats_kernels();
 std::vector<Kernel> random_start_kernels();
 std::vector<Kernel> typical_noise_kernels();
+std::vector<Kernel> l1_project_kernels();
+std::vector<Kernel> l1_step_kernels();
 
 }  // namespace fastattack

@@ -1,4 +1,4 @@
-"""The table that every backend fills: six functions on tensors that have been checked already.
+"""The table that every backend fills: functions on tensors that have been checked already.
 
 Common to all of them:
 
@@ -8,6 +8,7 @@ Common to all of them:
 - ``norm``: "linf" or "l2".
 - ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``: a float, or a contiguous float64 tensor (B,) on the same
   device.
+- ``keep``: as ``eps``, in (0, 1].
 - ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
 - ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
 """
@@ -42,6 +43,10 @@ class Backend:
     """(out, clean, sigma, typicality, mean, seed, sample_ids): writes out, whose old values are not read.
 
     A typicality that is NaN (for all, or in a tensor for some) makes plain N(mean, sigma^2)."""
+    l1_project: Callable[[Tensor, Tensor, Tensor | None, Scalar, Bounds], None]
+    """(adv, origin, mask, eps, bounds): writes adv."""
+    l1_step: Callable[[Tensor, Tensor, Tensor, Tensor | None, Scalar, Scalar, Scalar, Bounds], None]
+    """(adv, grad, origin, mask, eps, step, keep, bounds): writes adv."""
 
 
 class BackendUnavailable(RuntimeError):

@@ -47,6 +47,8 @@ KERNELS = {
     "noise_stats": ("noise_stats_sums_kernel", "noise_stats_kernel"),
     "random_start": ("random_start_linf_kernel", "random_start_sums_kernel", "random_start_l2_kernel"),
     "typical_noise": ("typical_noise_sums_kernel", "typical_noise_kernel"),
+    "l1_project": ("l1_project_sums_kernel", "l1_project_round_kernel", "l1_project_kernel"),
+    "l1_step": ("l1_step_count_kernel", "l1_step_kernel"),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block
@@ -246,7 +248,16 @@ class Launcher:
 
 
 def backend(name: str, session: Session) -> Backend:
+    from . import launch_l1  # which stands on this file
+
     ops = Launcher(session)
     return Backend(
-        name, ops.pgd_step, ops.project, ops.preserve_noise, ops.noise_stats, ops.random_start, ops.typical_noise
+        name,
+        ops.pgd_step,
+        ops.project,
+        ops.preserve_noise,
+        ops.noise_stats,
+        ops.random_start,
+        ops.typical_noise,
+        **launch_l1.functions(session),
     )

@@ -121,6 +121,19 @@ def _typical_noise(
         )  # fmt: skip
 
 
+@torch.library.custom_op("fastattack::l1_step_", mutates_args={"adv"})
+def _l1_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, step: float | None,
+    step_values: Tensor | None, keep: float | None, keep_values: Tensor | None, low: float | None, high: float | None,
+    mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["l1_step"](
+            adv, grad, origin, eps=_join(eps, eps_values), step=_join(step, step_values),
+            keep=_join(keep, keep_values), bounds=_bounds(low, high), mask=mask, backend=backend,
+        )  # fmt: skip
+
+
 @_noise_stats.register_fake
 def _(noise: Tensor, *args: Any) -> Tensor:
     return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
@@ -130,7 +143,7 @@ def _nothing(*args: Any) -> None:
     """The fake of an op that only writes its argument."""
 
 
-for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise):
+for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise, _l1_step):
     _op.register_fake(_nothing)
 
 
@@ -167,3 +180,10 @@ def typical_noise(
 ) -> None:
     levels = (*_triple(sigma), *_triple(typicality), *_triple(mean))
     _typical_noise(out, clean, *levels, str(seed), sample_ids, backend)
+
+
+def l1_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, eps: Any, step: Any, keep: Any, bounds: Any, mask: Any, backend: str
+) -> None:
+    low, high = (None, None) if bounds is None else bounds
+    _l1_step(adv, grad, origin, *_pair(eps), *_pair(step), *_pair(keep), low, high, mask, backend)

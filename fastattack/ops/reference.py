@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference_noise, reference_random
+from . import reference_l1, reference_noise, reference_random
 from .backend import Backend, Bounds, Scalar
 from .reference_noise import SHRINK_MARGIN, sample_sum
 
@@ -194,4 +194,39 @@ def typical_noise(
     out.copy_((value if clean is None else clean.to(real) + value).to(out.dtype))
 
 
-BACKEND = Backend("reference", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise)
+def l1_project(adv: Tensor, origin: Tensor, mask: Tensor | None, eps: Scalar, bounds: Bounds) -> None:
+    real = real_dtype(adv.dtype)
+    a, o = adv.to(real), origin.to(real)
+    d, centre = (a - o).double(), o.double()
+    on = torch.ones_like(adv, dtype=torch.bool) if mask is None else mask
+    sample = reference_l1.Sample(d, bounds[0] - centre, bounds[1] - centre, on)
+    lam = reference_l1.threshold(sample, per_sample(eps, adv, torch.float64).expand(len(adv), *[1] * (adv.dim() - 1)))
+    rest = reference_l1.narrowed_inward((d.abs() - lam).clamp(min=0), real)
+    moved = add_inward(o, torch.copysign(rest, a - o), adv.dtype)
+    _write(adv, torch.where(lam == 0, a, moved), origin, mask, bounds)
+
+
+def l1_step(
+    adv: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    mask: Tensor | None,
+    eps: Scalar,
+    step: Scalar,
+    keep: Scalar,
+    bounds: Bounds,
+) -> None:
+    real = real_dtype(adv.dtype)
+    a, g = adv.to(real), grad.to(real)
+    on = torch.ones_like(adv, dtype=torch.bool) if mask is None else mask
+    share, length = (per_sample(v, adv, torch.float64).expand(len(adv), *[1] * (adv.dim() - 1)) for v in (keep, step))
+    least, count = reference_l1.chosen(g, on, share)
+    size = (length / count.clamp(min=1)).to(real)
+    moved = a + torch.where(g > 0, size, torch.where(g < 0, -size, g))
+    adv.copy_(torch.where((g.abs() < least) | (g == 0), a, moved).to(adv.dtype))
+    l1_project(adv, origin, mask, eps, bounds)
+
+
+BACKEND = Backend(
+    "reference", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise, l1_project, l1_step
+)
