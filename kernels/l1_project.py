@@ -1,8 +1,8 @@
 """Projection onto the l1 ball and the bounds together: l1_project.h.
 
-`l1_sums` at lambda = 0, one launch of `l1_round` a round, then `l1_apply`. Every program of a sample adds up the sums of
-the round before and advances the state for itself, so that nothing waits for the host; what it reads and what it writes
-are different buffers. A finished sample costs no reading of images.
+`l1_sums` at lambda = 0, one launch of `l1_round` a round, then `l1_apply`. Every program of a sample adds up the sums
+of the round before and advances the state for itself, so that nothing waits for the host; what it reads and what it
+writes are different buffers. A finished sample costs no reading of images.
 """
 
 import triton
@@ -191,7 +191,7 @@ def l1_round(
 def narrowed_inward(x, REAL: tl.constexpr):
     """The number of type REAL nearest to x >= 0 and not above it."""
     near = x.to(REAL)
-    if REAL == tl.float32:
+    if near.dtype == tl.float32:
         bits = near.to(tl.int32, bitcast=True)
         bits = tl.where(near.to(tl.float64) > x, bits - 1, bits)
         near = bits.to(tl.float32, bitcast=True)

@@ -186,6 +186,10 @@ def results(backend: Backend) -> list[torch.Tensor]:
         backend.preserve_noise(advs[2], origin, clean, norm, 0.06)
         backend.random_start(advs[3], origin, norm, 0.06, bounds, 1 << 63, None)
         out += advs
+    sparse = [origin + 0.05 * move for _ in range(2)]
+    backend.l1_project(sparse[0], origin, None, 30.0, bounds)
+    backend.l1_step(sparse[1], grad, origin, None, 30.0, 5.0, 0.05, bounds)
+    out += sparse
     gaps = torch.tensor([0.1, float("nan")], dtype=torch.float64)
     for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):
         out.append(torch.empty_like(clean))

@@ -33,15 +33,16 @@ def step(adv, grad, origin, subject: Subject, **options):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backends_agree_with_the_reference(subject: Subject, dtype):
     g, far = torch.Generator().manual_seed(1), 1e4
-    for kind, case in all_images(dtype, subject.device):
+    for number, (kind, case) in enumerate(all_images(dtype, subject.device)):
         batch = case.adv.shape[0]
         many, some = ((0.5 * torch.rand(batch, generator=g) + 1e-3).to(subject.device) for _ in range(2))
         mask = (torch.rand(case.adv.shape, generator=g) < 0.6).to(subject.device)
-        for options in (
+        every = [
             {"eps": far, "step": 0.5}, {"eps": 0.5, "step": 0.1, "bounds": (0.0, 1.0)},
             {"eps": many, "step": some, "keep": some}, {"eps": 0.3, "step": -0.1, "mask": mask, "keep": 1e-9},
             {"eps": many, "step": 1.0, "keep": 1.0, "mask": mask},
-        ):  # fmt: skip
+        ]  # fmt: skip
+        for options in subject.few(every, number + DTYPES.index(dtype)):
             want, got = case.fresh(kind), case.fresh(kind)
             ops.l1_step_(want, case.grad, case.origin, backend="reference", **options)
             assert ops.l1_step_(got, case.grad, case.origin, backend=subject.backend, **options) is got
@@ -69,10 +70,10 @@ def gradients(n: int, kind: str, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["normal", "ties", "decades", "zeros", "near"])
 def test_the_largest_entries_move(subject: Subject, kind, dtype):
-    for n in (1, 2, 100, 3001):
+    for n in subject.few((1, 2, 100, 3001), 2):
         grad = torch.from_numpy(gradients(n, kind, n)).to(dtype).nan_to_num(0, 0, 0)
         zero = torch.zeros(1, n, dtype=dtype, device=subject.device)
-        for keep in (1e-12, 0.05, 0.31, 1.0):
+        for keep in subject.few((1e-12, 0.05, 0.31, 1.0), 1):
             got = step(zero, grad[None].to(subject.device), zero.clone(), subject, keep=keep, step=8.0)
             want = torch.from_numpy(8.0 * direction(grad.double().numpy(), keep))
             assert torch.equal(got[0].cpu(), want.to(dtype)), f"{n} {keep}"

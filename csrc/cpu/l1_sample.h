@@ -73,9 +73,8 @@ void l1_project_sample(const Call& call, Team& team, Partials<L1Sums>& partials,
   L1State state = l1_begin(
       sum([&](const T* a, const T* o, const u8* m, i64 n) { return l1_first_run(a, o, m, n, box); }), call.eps[b]);
   for (int round = 0; round < L1_ROUNDS && state.done == 0.0; ++round)
-    l1_advance(state, sum([&](const T* a, const T* o, const u8* m, i64 n) {
-                 return l1_run(a, o, m, n, state.lambda, box);
-               }));
+    l1_advance(state,
+               sum([&](const T* a, const T* o, const u8* m, i64 n) { return l1_run(a, o, m, n, state.lambda, box); }));
   double lambda = l1_lambda(state);
   for (int s = team.first(segments.number); s < team.last(segments.number); ++s)
     runs(s, [&](T* a, const T* o, const u8* m, const Index& i, i64 n) {

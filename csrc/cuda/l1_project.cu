@@ -1,5 +1,4 @@
 #include "l1_project.cuh"
-
 #include "make_kernel.h"
 
 namespace fastattack {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,9 +42,9 @@ def functions(session: Session) -> dict[str, Callable[..., None]]:
         adv: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, eps: Scalar, step: Scalar, keep: Scalar,
         bounds: Bounds,
     ) -> None:  # fmt: skip
-        digits, whole = _DIGITS[adv.dtype], {"dtype": torch.int64, "device": adv.device}
-        choices: Any = torch.empty(len(adv) * digits * _CHOICE, **whole)
-        bins: Any = torch.zeros(len(adv) * digits * _RADIX, **whole)
+        digits = _DIGITS[adv.dtype]
+        choices = torch.empty(len(adv) * digits * _CHOICE, dtype=torch.int64, device=adv.device)
+        bins = torch.zeros(len(adv) * digits * _RADIX, dtype=torch.int64, device=adv.device)
         select = [*per_sample(keep), choices.data_ptr(), bins.data_ptr(), digits]
         with samples(grad, mask=mask, summed=True) as at:
             for digit in range(digits):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -44,9 +42,8 @@ def l1_step(
 ) -> None:
     k, layout = _kernels(), _layout(*_with_mask(grad, mask=mask))
     digits, width = _DIGITS[adv.dtype], 64 if adv.dtype is torch.float64 else 32
-    whole: Any = {"dtype": torch.int64, "device": adv.device}
-    bins = torch.zeros(digits, layout.batch, k.RADIX.value, **whole)
-    choices = torch.empty(digits, layout.batch, 4, **whole)
+    bins = torch.zeros(digits, layout.batch, k.RADIX.value, dtype=torch.int64, device=adv.device)
+    choices = torch.empty(digits, layout.batch, 4, dtype=torch.int64, device=adv.device)
     tiles = _tiles(layout)
     walk, programs = _walk(layout, tiles), layout.batch * tiles
     shifts = [width - 8 * (digit + 1) for digit in range(digits)]

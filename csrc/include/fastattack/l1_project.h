@@ -73,8 +73,8 @@ FA_HD L1State l1_begin(L1Sums q, double eps) {
   double infinity = double_of(0x7ff0000000000000ull);
   L1State s{0.0, q.largest, 0.0, infinity, q.largest, eps * SHRINK_MARGIN, 0.0};
   bool lost = !((q.sum == q.sum) & (q.largest < infinity));
-  bool stays = q.sum <= eps;          // inside: lambda = 0
-  bool empty = q.least >= s.target;   // ball and bounds do not meet: the bounds win, lambda = infinity
+  bool stays = q.sum <= eps;         // inside: lambda = 0
+  bool empty = q.least >= s.target;  // ball and bounds do not meet: the bounds win, lambda = infinity
   s.done = lost | stays | empty ? 1.0 : 0.0;
   s.lambda = lost ? infinity - infinity : (!stays & empty ? infinity : 0.0);
   l1_advance(s, q);
