@@ -2,7 +2,19 @@
 
 from . import attacks, metrics, models, objectives, ops, training, typical
 from .adapters import with_sigma
-from .attacks import BIM, FGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, denoising_pgd, fgsm, pgd
+from .attacks import (  # black-box
+    BIM,
+    FGSM,
+    PGD,
+    AttackResult,
+    DenoisingPGD,
+    ObsAtk,
+    SimBA,
+    Square,
+    denoising_pgd,
+    fgsm,
+    pgd,
+)
 from .engine import NonFiniteError
 from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
 from .sampler import NoisyDataset, TypicalSetSampler
@@ -20,7 +32,9 @@ __all__ = [
     "NoisyDataset",
     "NonFiniteError",
     "ObsAtk",
+    "SimBA",
     "Spectrum",
+    "Square",
     "TypicalSetSampler",
     "attacks",
     "denoising_pgd",
