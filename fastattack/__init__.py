@@ -18,6 +18,7 @@ from .attacks import (  # black-box
 from .engine import NonFiniteError
 from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
 from .sampler import NoisyDataset, TypicalSetSampler
+from .strength import StrengthReport, strength_check
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "SimBA",
     "Spectrum",
     "Square",
+    "StrengthReport",
     "TypicalSetSampler",
     "attacks",
     "denoising_pgd",
@@ -45,6 +47,7 @@ __all__ = [
     "objectives",
     "ops",
     "pgd",
+    "strength_check",
     "training",
     "typical",
     "use_backend",

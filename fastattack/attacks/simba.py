@@ -133,7 +133,7 @@ class Cosines(Pixels):
     def direction(self, index: Tensor) -> Tensor:
         channels, height, width = self.adv.shape[1:]
         down, across = self.waves[2][index // width % height], self.waves[3][index % width]
-        chosen = torch.arange(channels, device=index.device) == (index // (height * width))[:, None]
+        chosen: Tensor = torch.arange(channels, device=index.device) == (index // (height * width))[:, None]
         wave: Tensor = down[:, None, :, None] * across[:, None, None, :]
         placed: Tensor = wave * chosen[:, :, None, None]
         return placed
