@@ -128,7 +128,8 @@ def of_runs(results: Results, names: Names) -> list[Finding]:
         ),
         _finding(
             "black box", results.beats(names.black, names.restarts, 0.1), "gradients do better than queries",
-            lambda of: f"{names.black} (queries) reaches more than gradients with {names.restarts} on {of}: masked gradients",
+            lambda of: f"{names.black} without gradients reaches more than {names.restarts} with them on {of}: masked "
+            "gradients",
         ),
         _finding(
             "eps", ~larger, "the loss rises with eps",

@@ -133,15 +133,13 @@ class Cosines(Pixels):
     def direction(self, index: Tensor) -> Tensor:
         channels, height, width = self.adv.shape[1:]
         down, across = self.waves[2][index // width % height], self.waves[3][index % width]
-        chosen: Tensor = torch.arange(channels, device=index.device) == (index // (height * width))[:, None]
-        wave: Tensor = down[:, None, :, None] * across[:, None, None, :]
-        placed: Tensor = wave * chosen[:, :, None, None]
-        return placed
+        chosen = torch.arange(channels, device=index.device) == (index // (height * width))[:, None]
+        return down[:, None, :, None] * across[:, None, None, :] * chosen[:, :, None, None]
 
 
 def cosines(size: int) -> Tensor:
     """(size, size) float64: the orthonormal rows of the DCT-II."""
     places = torch.arange(size, dtype=torch.float64)
-    waves = torch.cos(math.pi / size * (places[None, :] + 0.5) * places[:, None]) * (2 / size) ** 0.5
-    waves[0] /= 2**0.5
+    waves = torch.cos(math.pi / size * (places[None, :] + 0.5) * places[:, None]) * math.sqrt(2 / size)
+    waves[0] /= math.sqrt(2)
     return waves
