@@ -450,7 +450,10 @@ def test_a_module_is_left_as_it_was_and_never_asked_for_a_gradient():
 
 
 def test_a_square_that_changes_nothing_is_drawn_again():
-    """With one channel every proposal turns some pixel over, down to squares of one pixel."""
+    """With one channel every proposal turns some pixels over, all in one square of the start, down to one pixel.
+
+    Were an equal value taken for a better one, the changes would pile up.
+    """
     seen = []
 
     def model(v):
@@ -458,7 +461,22 @@ def test_a_square_that_changes_nothing_is_drawn_again():
         return torch.zeros(v.shape[0], 1)  # no proposal is better: each differs from the start
 
     fa.Square(model, objective=total, eps=0.1, queries=200)(images(2, 1, 5, 5), None)
-    assert all((v != seen[0]).flatten(1).any(1).all() for v in seen[1:])
+    for query, v in enumerate(seen[1:]):
+        turned = (v != seen[0]).flatten(1).sum(1)
+        assert (turned > 0).all()
+        assert (turned <= max(round(math.sqrt(share_at(0.8, query, 200) * 25)), 1) ** 2).all()
+
+
+def test_the_l2_search_spends_the_whole_radius_beside_a_mask():
+    x, seen = images(2, 2, 9, 9), []
+    mask = torch.rand(2, 1, 9, 9, generator=torch.Generator().manual_seed(0)) > 0.5
+
+    def model(v):
+        seen.append((v - x).flatten(1).norm(dim=1))
+        return curved(v)
+
+    fa.Square(model, objective=total, eps=0.5, norm="l2", queries=30)(x, None, mask=mask)
+    assert torch.allclose(torch.stack(seen), torch.tensor(0.5), rtol=1e-4)
 
 
 def test_nan_is_reported():

@@ -54,6 +54,12 @@ def test_rounding_hides_the_gradient(net, pair):
     assert next(f for f in report.findings if f.name == "zero gradients").share == 1
 
 
+def test_a_gradient_that_vanishes_at_the_input_alone_is_no_sign(pair):
+    """|v - x|^2 from v = x: flat there and nowhere else."""
+    report = fa.strength_check(lambda v: v, pair[0], pair[0], **SHORT)
+    assert "zero gradients" not in signs(report)
+
+
 def test_a_shattered_gradient_loses_to_queries(net, pair):
     report = fa.strength_check(lambda v: net(v + 0.02 * torch.sin(v * 3000)), *pair, **SHORT)
     assert {"black box", "eps"} <= signs(report)
