@@ -1,20 +1,30 @@
 """fastattack: adversarial attacks on image denoisers and restorers, on fused kernels."""
 
-from . import attacks, metrics, models, objectives, ops, training, typical
+from . import attacks, metrics, models, objectives, ops, training, typical, views
 from .adapters import with_sigma
-from .attacks import (  # black-box
+from .attacks import (
     BIM,
+    DIM,
     FGSM,
+    MIFGSM,
+    NIFGSM,
     PGD,
+    TIM,
     AttackResult,
+    CosPGD,
     DenoisingPGD,
+    FeaturePGD,
+    LPIPSAttack,
     ObsAtk,
+    SegPGD,
     SimBA,
     Square,
+    Universal,
     denoising_pgd,
     fgsm,
     pgd,
 )
+from .each import EachResult, attack_each
 from .engine import NonFiniteError
 from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
 from .sampler import NoisyDataset, TypicalSetSampler
@@ -24,20 +34,31 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BIM",
+    "DIM",
     "FGSM",
+    "MIFGSM",
+    "NIFGSM",
     "PGD",
+    "TIM",
     "AttackResult",
     "BackendUnavailable",
+    "CosPGD",
     "DenoisingPGD",
+    "EachResult",
+    "FeaturePGD",
+    "LPIPSAttack",
     "NoiseStats",
     "NoisyDataset",
     "NonFiniteError",
     "ObsAtk",
+    "SegPGD",
     "SimBA",
     "Spectrum",
     "Square",
     "StrengthReport",
     "TypicalSetSampler",
+    "Universal",
+    "attack_each",
     "attacks",
     "denoising_pgd",
     "fgsm",
@@ -51,5 +72,6 @@ __all__ = [
     "training",
     "typical",
     "use_backend",
+    "views",
     "with_sigma",
 ]

@@ -489,6 +489,16 @@ def test_nan_is_reported():
         )
 
 
+class Changing:
+    """An objective of its step."""
+
+    def at(self, step, steps):
+        return total
+
+    def __call__(self, output, target):
+        return total(output, target)
+
+
 @pytest.mark.parametrize(
     ("attack", "options", "message"),
     [
@@ -500,6 +510,7 @@ def test_nan_is_reported():
         (fa.Square, {"keep": "last"}, "Square: keep has no meaning"),
         (fa.Square, {"random_start": False}, "Square: random_start has no meaning"),
         (fa.Square, {"preserve_noise": True}, "Square: preserve_noise has no meaning"),
+        (fa.Square, {"objective": Changing()}, "objective: wanted one whose losses compare"),
         (fa.Square, {"norm": "l1"}, "norm: wanted 'linf' or 'l2'"),
         (fa.Square, {"norm": "l7"}, "norm: wanted"),
         (fa.Square, {"p": 0.0}, "p: wanted a share"),

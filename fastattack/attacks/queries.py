@@ -95,5 +95,9 @@ def check_queries(attack: str, queries: Any, options: Mapping[str, Any], meaning
     for name in (*meaningless, "keep", "random_start", "sparsity", "preserve_noise", "zero_mean"):
         if name in options:
             raise TypeError(f"{attack}: {name} has no meaning in this attack")
+    if hasattr(options.get("objective"), "at"):
+        raise ValueError(
+            "objective: wanted one whose losses compare between queries, got one that changes with the step"
+        )
     if options.get("norm", "linf") == "l1":
         raise ValueError("norm: wanted 'linf' or 'l2', got 'l1'")
