@@ -532,3 +532,22 @@ def test_bad_options_are_named(attack, options, message):
 def test_images_are_asked_for(attack):
     with pytest.raises(ValueError, match=r"input: wanted images \(B, C, H, W\)"):
         attack(lambda v: v, eps=0.1)(torch.rand(2, 5), torch.rand(2, 5))
+
+
+@pytest.mark.parametrize(("attack", "norm"), ATTACKS)
+def test_every_query_of_a_grid_attack_is_on_the_grid(attack, norm):
+    x = (images(2, 2, 7, 5) * 255).round() / 255
+    eps = 0.05 if norm == "linf" else 0.6
+    seen = []
+
+    def model(v):
+        seen.append(v.clone())
+        return curved(v)
+
+    adv = attack(model, objective=total, eps=eps, bounds=(0, 1), grid=8, queries=30)(x, None)
+    for v in [*seen, adv]:
+        assert ((v * 255).round() / 255 - v).abs().max() <= 1e-7
+        delta = (v.double() - x.double()).flatten(1)
+        assert (delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)).max() <= eps
+    assert (adv != x).flatten(1).any(1).all()
+    assert all(any(torch.equal(adv[row], v[row]) for v in seen) for row in range(2))
