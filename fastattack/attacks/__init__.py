@@ -5,6 +5,8 @@ from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
 from .dense import CosPGD, SegPGD
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
 from .perceptual import FeaturePGD, LPIPSAttack
+from .simba import SimBA
+from .square import Square
 from .transfer import DIM, MIFGSM, NIFGSM, TIM
 from .universal import Universal, UniversalResult
 
@@ -25,6 +27,8 @@ __all__ = [
     "ObsAtk",
     "Options",
     "SegPGD",
+    "SimBA",
+    "Square",
     "Universal",
     "UniversalResult",
     "denoising_pgd",
