@@ -31,8 +31,10 @@ FA_HD L1Sums l1_terms(T adv, T origin, double lambda, Bounds<double> bounds) {
   double d = (double)(adv - origin), rest = l1_rest(adv - origin, lambda);
   double low = bounds.low - (double)origin, high = bounds.high - (double)origin;
   double moved = with_sign_of(rest, d);
-  bool free = (rest > 0.0) & (moved > low) & (moved < high);
-  return L1Sums{magnitude(clip(moved, low, high)), free ? 1.0 : 0.0, magnitude(clip(0.0, low, high)), magnitude(d)};
+  double free = rest > 0.0 ? 1.0 : 0.0;  // selects, not boolean algebra: gcc vectorises those alone
+  free = moved > low ? free : 0.0;
+  free = moved < high ? free : 0.0;
+  return L1Sums{magnitude(clip(moved, low, high)), free, magnitude(clip(0.0, low, high)), magnitude(d)};
 }
 
 struct L1State {
