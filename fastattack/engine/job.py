@@ -41,6 +41,7 @@ class Job:
     used: Tensor = field(init=False)
     bad: Tensor = field(init=False)
     reference: Tensor = field(init=False)
+    reference_success: Tensor = field(init=False)
     stale: Tensor = field(init=False)
     grid_buffer: Tensor | None = field(init=False, default=None)
 
@@ -57,6 +58,7 @@ class Job:
         self.used = torch.zeros_like(self.best_step)
         self.bad = torch.full_like(self.best_step, -1)
         self.reference = self.best_value.clone()
+        self.reference_success = self.best_success.clone()
         self.stale = torch.zeros_like(self.best_step)
 
     @property
@@ -167,20 +169,26 @@ class Job:
             better = torch.where(success == self.best_success, better, success)
         if always and restart == 0:
             better = torch.ones_like(better)
-        self.best_loss = torch.where(better, loss.double(), self.best_loss)
-        self.best_value = torch.where(better, value, self.best_value)
-        if success is not None:
-            self.best_success = torch.where(better, success, self.best_success)
-        self.best_step = torch.where(better, step, self.best_step)
-        self.best_restart = torch.where(better, restart, self.best_restart)
-        torch.where(better.reshape(-1, *[1] * (x.dim() - 1)), x, self.best, out=self.best)
+        found = self.best_success if success is None else torch.where(better, success, self.best_success)
+        numbers = (
+            torch.where(better, loss.double(), self.best_loss), torch.where(better, value, self.best_value), found,
+            torch.where(better, step, self.best_step), torch.where(better, restart, self.best_restart),
+        )  # fmt: skip
+        wide = better.reshape(-1, *[1] * (x.dim() - 1))
+        # No call between these two lines: an interrupt, which Python lets in at calls, finds images and numbers agreeing.
+        self.best_loss, self.best_value, self.best_success, self.best_step, self.best_restart = numbers
+        torch.where(wide, x, self.best, out=self.best)
         if self.schedule.stop == "converged":
-            self._age()
+            self._age(success, value)
 
-    def _age(self) -> None:
+    def _age(self, success: Tensor | None, value: Tensor) -> None:
+        """Count the steps since this restart last rose by more than the tolerance, or first succeeded."""
         rise = self.schedule.tolerance * self.reference.abs().nan_to_num(posinf=0.0)
-        rose = self.best_value > self.reference + rise
-        self.reference = torch.where(rose, self.best_value, self.reference)
+        rose = value > self.reference + rise
+        if success is not None:
+            rose = torch.where(success == self.reference_success, rose, success)
+            self.reference_success = torch.where(rose, success, self.reference_success)
+        self.reference = torch.where(rose, value, self.reference)
         self.stale = torch.where(rose, 0, self.stale + 1)
 
     def settle(self, loss: Tensor, score: tuple[Tensor | None, Tensor]) -> None:
@@ -198,8 +206,9 @@ class Job:
         return self.stale >= self.schedule.patience
 
     def fresh_start(self) -> None:
-        """A new restart has not converged."""
+        """A new restart has not converged, whatever the ones before it reached."""
         self.reference = torch.full_like(self.reference, float("-inf"))
+        self.reference_success = torch.zeros_like(self.reference_success)
         self.stale = torch.zeros_like(self.stale)
 
     def rows(self, index: Tensor) -> Job:
@@ -216,7 +225,7 @@ class Job:
         if isinstance(threat.sparsity, Tensor):
             threat = replace(threat, sparsity=cut(threat.sparsity))
         found = replace(self, threat=threat, **inputs)
-        for name in (*self.STATE, "reference", "stale"):
+        for name in (*self.STATE, "reference", "reference_success", "stale"):
             setattr(found, name, cut(getattr(self, name)))
         return found
 
