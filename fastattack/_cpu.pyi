@@ -80,6 +80,27 @@ def random_start(
     sample_ids: int,
     threads: int,
 ) -> None: ...
+def momentum_step(
+    adv: int,
+    momentum: int,
+    grad: int,
+    origin: int,
+    mask: int,
+    batch: int,
+    count: int,
+    walk: tuple[object, ...] | None,
+    dtype: int,
+    norm: int,
+    eps: float,
+    eps_values: int,
+    step: float,
+    step_values: int,
+    decay: float,
+    decay_values: int,
+    low: float,
+    high: float,
+    threads: int,
+) -> None: ...
 def typical_noise(
     out: int,
     clean: int,

@@ -1,6 +1,7 @@
 """The Triton kernels, one file a stem; fastattack/ops/triton.py launches them."""
 
 from .common import BLOCK, MAX_TILES, largest
+from .momentum_step import momentum_linf, momentum_magnitudes, momentum_sums
 from .noise_stats import noise_finish, noise_sums
 from .pgd_step import pgd_step_l2, pgd_step_linf, pgd_step_sums
 from .preserve_noise import MOMENTS, ROUNDS, STATE, SUMS, preserve_l2, preserve_linf, preserve_moments, preserve_round
@@ -16,6 +17,9 @@ __all__ = [
     "STATE",
     "SUMS",
     "largest",
+    "momentum_linf",
+    "momentum_magnitudes",
+    "momentum_sums",
     "noise_finish",
     "noise_sums",
     "pgd_step_l2",

@@ -185,6 +185,9 @@ def results(backend: Backend) -> list[torch.Tensor]:
         backend.project(advs[1], origin, None, norm, 0.06, bounds)
         backend.preserve_noise(advs[2], origin, clean, norm, 0.06)
         backend.random_start(advs[3], origin, norm, 0.06, bounds, 1 << 63, None)
+        momentum = move.clone()
+        advs += [origin + 0.05 * move, momentum]
+        backend.momentum_step(advs[4], momentum, grad, origin, None, norm, 0.06, 0.01, 0.9, bounds)
         out += advs
     gaps = torch.tensor([0.1, float("nan")], dtype=torch.float64)
     for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):

@@ -83,6 +83,8 @@ def test_an_empty_batch_passes():
         assert ops.project_(empty, empty.clone(), norm=norm, eps=1) is empty
         assert ops.preserve_noise_(empty, empty.clone(), empty.clone(), norm=norm, eps=1) is empty
         assert ops.random_start_(empty, empty.clone(), norm=norm, eps=1, seed=0) is empty
+        others = (empty.clone(), empty.clone(), empty.clone())
+        assert ops.momentum_step_(empty, *others, norm=norm, eps=1, step=1) is empty
 
 
 def test_autograd_notices_the_write():
@@ -135,6 +137,7 @@ def test_the_environment_chooses_too():
 def user_function(adv, grad, origin, clean, eps):
     ops.random_start_(adv, origin, norm="linf", eps=eps, seed=2**63 + 1)
     ops.pgd_step_(adv, grad * 2, origin, norm="linf", eps=eps, step=0.01, bounds=(0.0, 1.0))
+    ops.momentum_step_(adv, torch.zeros_like(adv), grad, origin, norm="l2", eps=eps, step=0.01, decay=0.5)
     ops.preserve_noise_(adv, origin, clean, norm="linf", eps=eps)
     ops.project_(adv, origin, norm="l2", eps=0.5)
     stats = ops.noise_stats(adv - clean, sigma=0.1)
@@ -162,6 +165,11 @@ def test_the_custom_ops_pass_torchs_own_checks():
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(
         op.pgd_step_, (adv, grad, X, "linf", 0.1, None, 0.01, None, None, None, None, "auto"), test_utils=checks
+    )
+    torch.library.opcheck(
+        op.momentum_step_,
+        (adv, X * 0, grad, X, "l2", 0.1, None, 0.01, None, None, torch.ones(2), 0.0, 1.0, None, "auto"),
+        test_utils=checks,
     )
     torch.library.opcheck(op.project_, (adv, X, "l2", None, torch.ones(2), 0.0, 1.0, None, "auto"), test_utils=checks)
     torch.library.opcheck(op.preserve_noise_, (adv, X, grad, "linf", 0.1, None, "auto"), test_utils=checks)

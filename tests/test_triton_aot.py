@@ -26,6 +26,9 @@ PARTS = 2  # processes that share the work
 STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "project_sums", "project_l2"} | {
     "preserve_moments", "preserve_round", "preserve_linf", "preserve_l2", "noise_sums", "start_linf", "start_l2",
     "largest",
+    "momentum_magnitudes",
+    "momentum_linf",
+    "momentum_sums",
 }  # fmt: skip
 KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
 UNFUSED = ("pgd_step_linf", "project_linf", "start_linf")  # nothing here divides, so machine code has no FFMA either
@@ -68,6 +71,7 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.pgd_step(x, x, x, mask, norm, number, number, (0.0, 1.0))
         ops.project(x, x, mask, norm, number, (0.0, 1.0))
         ops.preserve_noise(x, x, x, norm, number)
+        ops.momentum_step(x, x, x, x, mask, norm, number, number, number, (0.0, 1.0))
         ops.random_start(x, x, norm, number, (0.0, 1.0), 7, ids)
     ops.noise_stats(x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)

@@ -51,6 +51,12 @@ struct StartCall {
   const long long* sample_ids;  // (B,), or null for 0 .. B-1
 };
 
+struct MomentumCall {
+  Call common;
+  PerSample decay;
+  View momentum;
+};
+
 struct NoiseCall {
   Shape shape;
   Dtype dtype;
@@ -69,6 +75,7 @@ struct Kernels {
   void (*noise_stats)(const StatsCall&);
   void (*random_start)(const StartCall&);
   void (*typical_noise)(const NoiseCall&);
+  void (*momentum_step)(const MomentumCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

@@ -13,6 +13,7 @@ void preserve_noise(const Call& call);
 void noise_stats(const StatsCall& call);
 void random_start(const StartCall& call);
 void typical_noise(const NoiseCall& call);
+void momentum_step(const MomentumCall& call);
 void triad(float* a, const float* b, const float* c, long long count, int threads);
 
 }  // namespace FA_ISA

@@ -163,6 +163,33 @@ void typical_noise(Pointer out, Pointer clean, long long batch, long long count,
   kernels->typical_noise(call);
 }
 
+void momentum_step(Pointer adv, Pointer momentum, Pointer grad, Pointer origin, Pointer mask, long long batch,
+                   long long count, const py::object& walk, int dtype, int norm, double eps, Pointer eps_values,
+                   double step, Pointer step_values, double decay, Pointer decay_values, double low, double high,
+                   int threads) {
+  Walk w(batch, count, walk);
+  MomentumCall call{{w.shape,
+                     Dtype(dtype),
+                     Norm(norm),
+                     threads,
+                     {eps, pointer<double>(eps_values)},
+                     {step, pointer<double>(step_values)},
+                     low,
+                     high,
+                     {},
+                     {},
+                     {},
+                     {},
+                     {}},
+                    {decay, pointer<double>(decay_values)},
+                    {}};
+  Call& common = call.common;
+  common.adv = w.next(adv), call.momentum = w.next(momentum), common.grad = w.next(grad);
+  common.origin = w.next(origin), common.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->momentum_step(call);
+}
+
 }  // namespace
 }  // namespace fastattack
 
@@ -175,6 +202,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("noise_stats", &noise_stats);
   m.def("random_start", &random_start);
   m.def("typical_noise", &typical_noise);
+  m.def("momentum_step", &momentum_step);
   m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
     py::gil_scoped_release release;
     kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);

@@ -9,8 +9,8 @@
 namespace fastattack {
 
 extern const Kernels FA_TABLE(FA_ISA);
-const Kernels FA_TABLE(FA_ISA) = {FA_NAME(FA_ISA),        FA_ISA::pgd_step,    FA_ISA::project,
-                                  FA_ISA::preserve_noise, FA_ISA::noise_stats, FA_ISA::random_start,
-                                  FA_ISA::typical_noise,  FA_ISA::triad};
+const Kernels FA_TABLE(FA_ISA) = {FA_NAME(FA_ISA),        FA_ISA::pgd_step,      FA_ISA::project,
+                                  FA_ISA::preserve_noise, FA_ISA::noise_stats,   FA_ISA::random_start,
+                                  FA_ISA::typical_noise,  FA_ISA::momentum_step, FA_ISA::triad};
 
 }  // namespace fastattack

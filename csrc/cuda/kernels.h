@@ -21,5 +21,6 @@ std::vector<Kernel> preserve_noise_kernels();
 std::vector<Kernel> noise_stats_kernels();
 std::vector<Kernel> random_start_kernels();
 std::vector<Kernel> typical_noise_kernels();
+std::vector<Kernel> momentum_step_kernels();
 
 }  // namespace fastattack

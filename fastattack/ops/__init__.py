@@ -21,6 +21,7 @@ from . import check, library
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
+from .momentum import momentum_step_
 from .noise import typical_noise
 from .spectrum import Spectrum
 
@@ -30,6 +31,7 @@ __all__ = [
     "NoiseStats",
     "Spectrum",
     "available",
+    "momentum_step_",
     "noise_stats",
     "pgd_step_",
     "preserve_noise_",

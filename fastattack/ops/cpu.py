@@ -98,4 +98,25 @@ def load() -> Backend:
             0 if sample_ids is None else sample_ids.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
 
-    return Backend("cpu", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise)
+    def momentum_step(
+        adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar,
+        step: Scalar, decay: Scalar, bounds: Bounds,
+    ) -> None:  # fmt: skip
+        tensors = (adv, momentum, grad, origin) if mask is None else (adv, momentum, grad, origin, mask)
+        batch, count, walk = _walk(collapse(*tensors))
+        native.momentum_step(
+            adv.data_ptr(), momentum.data_ptr(), grad.data_ptr(), origin.data_ptr(),
+            0 if mask is None else mask.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm],
+            *_scalar(eps), *_scalar(step), *_scalar(decay), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
+    return Backend(
+        "cpu",
+        pgd_step,
+        project,
+        preserve_noise,
+        noise_stats,
+        random_start,
+        typical_noise,
+        momentum_step,
+    )

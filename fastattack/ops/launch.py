@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,6 +48,11 @@ KERNELS = {
     "noise_stats": ("noise_stats_sums_kernel", "noise_stats_kernel"),
     "random_start": ("random_start_linf_kernel", "random_start_sums_kernel", "random_start_l2_kernel"),
     "typical_noise": ("typical_noise_sums_kernel", "typical_noise_kernel"),
+    "momentum_step": (
+        "momentum_step_magnitudes_kernel",
+        "momentum_step_linf_kernel",
+        "momentum_step_sums_kernel",
+    ),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block
@@ -246,7 +252,16 @@ class Launcher:
 
 
 def backend(name: str, session: Session) -> Backend:
+    from . import launch_momentum  # which builds on this module
+
     ops = Launcher(session)
     return Backend(
-        name, ops.pgd_step, ops.project, ops.preserve_noise, ops.noise_stats, ops.random_start, ops.typical_noise
+        name,
+        ops.pgd_step,
+        ops.project,
+        ops.preserve_noise,
+        ops.noise_stats,
+        ops.random_start,
+        ops.typical_noise,
+        partial(launch_momentum.momentum_step, ops),
     )

@@ -121,6 +121,19 @@ def _typical_noise(
         )  # fmt: skip
 
 
+@torch.library.custom_op("fastattack::momentum_step_", mutates_args={"adv", "momentum"})
+def _momentum_step(
+    adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None,
+    eps_values: Tensor | None, step: float | None, step_values: Tensor | None, decay: float | None,
+    decay_values: Tensor | None, low: float | None, high: float | None, mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["momentum_step"](
+            adv, momentum, grad, origin, norm=norm, eps=_join(eps, eps_values), step=_join(step, step_values),
+            decay=_join(decay, decay_values), bounds=_bounds(low, high), mask=mask, backend=backend,
+        )  # fmt: skip
+
+
 @_noise_stats.register_fake
 def _(noise: Tensor, *args: Any) -> Tensor:
     return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
@@ -130,7 +143,7 @@ def _nothing(*args: Any) -> None:
     """The fake of an op that only writes its argument."""
 
 
-for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise):
+for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise, _momentum_step):
     _op.register_fake(_nothing)
 
 
@@ -167,3 +180,12 @@ def typical_noise(
 ) -> None:
     levels = (*_triple(sigma), *_triple(typicality), *_triple(mean))
     _typical_noise(out, clean, *levels, str(seed), sample_ids, backend)
+
+
+def momentum_step(
+    adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, decay: Any,
+    bounds: Any, mask: Any, backend: str,
+) -> None:  # fmt: skip
+    low, high = (None, None) if bounds is None else bounds
+    numbers = (*_pair(eps), *_pair(step), *_pair(decay))
+    _momentum_step(adv, momentum, grad, origin, norm, *numbers, low, high, mask, backend)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference_noise, reference_random
+from . import reference_momentum, reference_noise, reference_random
 from .backend import Backend, Bounds, Scalar
 from .reference_noise import SHRINK_MARGIN, sample_sum
 
@@ -194,4 +194,35 @@ def typical_noise(
     out.copy_((value if clean is None else clean.to(real) + value).to(out.dtype))
 
 
-BACKEND = Backend("reference", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise)
+def momentum_step(
+    adv: Tensor,
+    momentum: Tensor,
+    grad: Tensor,
+    origin: Tensor,
+    mask: Tensor | None,
+    norm: str,
+    eps: Scalar,
+    step: Scalar,
+    decay: Scalar,
+    bounds: Bounds,
+) -> None:
+    real = real_dtype(adv.dtype)
+    g = grad.to(real) if mask is None else torch.where(mask, grad.to(real), 0)
+    factor = per_sample(decay, adv, real)
+    scale = power_of_two_scale(g) if real is torch.float64 else torch.ones_like(factor, dtype=torch.float64)
+    after = reference_momentum.next_momentum(momentum.to(real), g, factor, scale)
+    momentum.copy_(reference_momentum.stored(after, momentum.dtype))
+    # A sign can be taken before rounding makes a small number 0; a norm is that of what is stored.
+    pgd_step(adv, after if norm == "linf" else momentum, origin, mask, norm, eps, step, bounds)
+
+
+BACKEND = Backend(
+    "reference",
+    pgd_step,
+    project,
+    preserve_noise,
+    noise_stats,
+    random_start,
+    typical_noise,
+    momentum_step,
+)

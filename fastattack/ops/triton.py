@@ -30,7 +30,18 @@ def load() -> Backend:
         raise BackendUnavailable(f"triton cannot be imported: {error}") from error
     if not (torch.cuda.is_available() or triton.knobs.runtime.interpret):
         raise BackendUnavailable("triton needs a GPU, or TRITON_INTERPRET=1 in the environment (slow: for tests)")
-    return Backend("triton", _pgd_step, _project, _preserve_noise, _noise_stats, _random_start, _typical_noise)
+    from .triton_momentum import momentum_step  # which builds on this module
+
+    return Backend(
+        "triton",
+        _pgd_step,
+        _project,
+        _preserve_noise,
+        _noise_stats,
+        _random_start,
+        _typical_noise,
+        momentum_step,
+    )
 
 
 @functools.cache
