@@ -1,8 +1,24 @@
 """fastattack: adversarial attacks on image denoisers and restorers, on fused kernels."""
 
-from . import attacks, metrics, models, objectives, ops, training, typical
+from . import attacks, metrics, models, objectives, ops, training, typical, views
 from .adapters import with_sigma
-from .attacks import BIM, FGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, denoising_pgd, fgsm, pgd
+from .attacks import (
+    BIM,
+    DIM,
+    FGSM,
+    MIFGSM,
+    NIFGSM,
+    PGD,
+    TIM,
+    AttackResult,
+    DenoisingPGD,
+    ObsAtk,
+    Universal,
+    denoising_pgd,
+    fgsm,
+    pgd,
+)
+from .each import EachResult, attack_each
 from .engine import NonFiniteError
 from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
 from .sampler import NoisyDataset, TypicalSetSampler
@@ -11,17 +27,24 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BIM",
+    "DIM",
     "FGSM",
+    "MIFGSM",
+    "NIFGSM",
     "PGD",
+    "TIM",
     "AttackResult",
     "BackendUnavailable",
     "DenoisingPGD",
+    "EachResult",
     "NoiseStats",
     "NoisyDataset",
     "NonFiniteError",
     "ObsAtk",
     "Spectrum",
     "TypicalSetSampler",
+    "Universal",
+    "attack_each",
     "attacks",
     "denoising_pgd",
     "fgsm",
@@ -34,5 +57,6 @@ __all__ = [
     "training",
     "typical",
     "use_backend",
+    "views",
     "with_sigma",
 ]

@@ -1,7 +1,27 @@
-"""Attacks: each a small composition of objective, threat and schedule over the one engine."""
+"""Attacks: each a small composition of objective, threat, schedule and walk over the one engine."""
 
-from .base import Attack, AttackResult
+from .base import Attack, AttackResult, Options
 from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
+from .transfer import DIM, MIFGSM, NIFGSM, TIM
+from .universal import Universal, UniversalResult
 
-__all__ = ["BIM", "FGSM", "PGD", "Attack", "AttackResult", "DenoisingPGD", "ObsAtk", "denoising_pgd", "fgsm", "pgd"]
+__all__ = [
+    "BIM",
+    "DIM",
+    "FGSM",
+    "MIFGSM",
+    "NIFGSM",
+    "PGD",
+    "TIM",
+    "Attack",
+    "AttackResult",
+    "DenoisingPGD",
+    "ObsAtk",
+    "Options",
+    "Universal",
+    "UniversalResult",
+    "denoising_pgd",
+    "fgsm",
+    "pgd",
+]

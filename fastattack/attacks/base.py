@@ -51,11 +51,16 @@ class Options(TypedDict, total=False):
 
     ``targeted``: go down the objective, towards the target. ``ensemble``: how several models become one, see
     `fastattack.engine.Ensemble`: "mean", "max", "min", "softmax", "logits", or a weight for each model.
+
+    ``view``: a random transformation through which the models see the input, averaged over ``eot`` draws
+    (`fastattack.views`). ``smooth``: a kernel (k, k) for the gradients (`fastattack.views.smoothing_kernel`).
     """
 
     objective: Objective
     targeted: bool
     ensemble: str | Sequence[float]
+    view: View | None
+    smooth: Tensor | None
     norm: str
     bounds: tuple[float, float] | None
     grid: int | None
@@ -79,6 +84,7 @@ class Options(TypedDict, total=False):
 
 _THREAT = {f.name for f in fields(Threat)}
 _SCHEDULE = {f.name for f in fields(Schedule)} - {"minimise"}
+_OWN = {"objective", "targeted", "ensemble", "view", "smooth"}
 
 
 class Attack:
@@ -121,8 +127,6 @@ class Attack:
         options: Options,
         *,
         rule: Rule = Steepest,
-        view: View | None = None,
-        smooth: Tensor | None = None,
         sigma: float | Tensor | None = None,
         needs_starts: bool = True,
         **fixed: Any,
@@ -133,7 +137,7 @@ class Attack:
             needs_starts: more restarts than one make sense with random starts alone.
         """
         chosen: dict[str, Any] = {"objective": mse, "targeted": False, "ensemble": "mean", **fixed, **options}
-        unknown = set(chosen) - _THREAT - _SCHEDULE - {"objective", "targeted", "ensemble"}
+        unknown = set(chosen) - _THREAT - _SCHEDULE - _OWN
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown option {', '.join(sorted(unknown))}")
         threat = Threat(**{k: v for k, v in chosen.items() if k in _THREAT})
@@ -144,7 +148,7 @@ class Attack:
             raise ValueError("restarts: wanted 1 where random_start=False (every restart would be the same)")
         Attack.__init__(
             self, model, objective=chosen["objective"], threat=threat, schedule=schedule, rule=rule,
-            ensemble=chosen["ensemble"], view=view, smooth=smooth, sigma=sigma,
+            ensemble=chosen["ensemble"], view=chosen.get("view"), smooth=chosen.get("smooth"), sigma=sigma,
         )  # fmt: skip
 
     def __call__(self, x: Tensor, target: Any, **options: Any) -> Tensor:

@@ -143,6 +143,7 @@ def attack(
     ensemble: str | Sequence[float] = "mean",
     view: View | None = None,
     smooth: Tensor | None = None,
+    wrap: Callable[[Source, Backend], Source] | None = None,
     mask: Tensor | None = None,
     sample_ids: Tensor | None = None,
     progress: Report = None,
@@ -158,6 +159,7 @@ def attack(
         ensemble: how the losses of several models become one, see `Ensemble`, or a weight for each.
         view: a random transformation through which the model sees the input, see `View`.
         smooth: (k, k) kernel that the gradients are convolved with.
+        wrap: makes another source of the one that model, view and smooth make.
         mask: broadcastable to origin, 0 keeps the pixel.
         sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
 
@@ -183,6 +185,7 @@ def attack(
     bounds = check.bounds_of(threat.bounds, origin.dtype)
     check_grid(origin, threat)
     source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth)
+    source = source if wrap is None else wrap(source, table)
 
     def job_of(rows: slice) -> Job:
         return Job(

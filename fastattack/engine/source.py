@@ -15,7 +15,8 @@ from ..ops.backend import Backend, Scalar
 Model = Callable[[Tensor], Any]
 Models = Model | Sequence[Model] | Mapping[str, Model]
 View = Callable[[Tensor, torch.Generator], Tensor]
-"""A differentiable random transformation of a batch, (x, generator on the CPU) -> x'."""
+"""A differentiable random transformation of a batch, (x, generator on the CPU) -> x'. A target like x goes through it
+with the same draws, unless the view has an attribute ``moves_target`` that is False."""
 
 ENSEMBLES = ("mean", "max", "min", "softmax", "logits")
 
@@ -222,9 +223,12 @@ class Viewed(Source):
     ) -> tuple[Tensor, Tensor]:
         if self.view is None:
             return self.inner.gradient(x, target, objective, moment)
+        again = generator.clone_state()
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
             seen = self.view(leaf, generator)
+        if isinstance(target, Tensor) and target.shape == x.shape and getattr(self.view, "moves_target", True):
+            target = self.view(target, again)
         loss, outer = self.inner.gradient(seen.detach(), target, objective, moment)
         (grad,) = torch.autograd.grad(seen, leaf, outer)
         return loss, grad
