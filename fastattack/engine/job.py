@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..objectives import Objective
+from ..ops import check
 from ..ops.backend import Backend, Bounds, Scalar
 from ..threat import Threat
 from .schedule import Schedule
@@ -80,7 +81,9 @@ class Job:
         """adv <- a random point of the threat, or its centre."""
         if self.schedule.random_start:
             seed = self.schedule.restart_seed(restart)
-            self.table.random_start(adv, self.origin, self.norm, self.eps, self.bounds, seed, self.ids)
+            # "l1": uniform in the cube of half-width eps, then projected
+            norm, bounds = ("linf", check.UNBOUNDED) if self.norm == "l1" else (self.norm, self.bounds)
+            self.table.random_start(adv, self.origin, norm, self.eps, bounds, seed, self.ids)
             if self.mask is not None or self.norm == "l1" or self.threat.zero_mean:
                 self.project(adv)
         else:
@@ -100,14 +103,15 @@ class Job:
             self.table.pgd_step(adv, grad, self.origin, self.mask, self.norm, self.eps, length, self.bounds)
         self.changed(adv)
 
-    def project(self, adv: Tensor) -> None:
+    def project(self, adv: Tensor, eps: Scalar | None = None) -> None:
         """adv <- P(adv), onto ball, bounds, mask and zero mean; not onto the noise's mean and norm."""
+        radius = self.eps if eps is None else eps
         if self.threat.zero_mean:
-            self.table.zero_mean_step(adv, None, self.origin, self.eps, 0.0)
+            self.table.zero_mean_step(adv, None, self.origin, radius, 0.0)
         elif self.norm == "l1":
-            self.table.l1_project(adv, self.origin, self.mask, self.eps, self.bounds)
+            self.table.l1_project(adv, self.origin, self.mask, radius, self.bounds)
         else:
-            self.table.project(adv, self.origin, self.mask, self.norm, self.eps, self.bounds)
+            self.table.project(adv, self.origin, self.mask, self.norm, radius, self.bounds)
 
     def keep_noise(self, adv: Tensor) -> None:
         """adv <- the nearest point whose noise has the mean and norm of the original noise, where the threat asks."""
@@ -175,7 +179,7 @@ class Job:
             torch.where(better, step, self.best_step), torch.where(better, restart, self.best_restart),
         )  # fmt: skip
         wide = better.reshape(-1, *[1] * (x.dim() - 1))
-        # No call between these two lines: an interrupt, which Python lets in at calls, finds images and numbers agreeing.
+        # No call between these two lines: an interrupt, let in at calls, finds images and numbers that agree.
         self.best_loss, self.best_value, self.best_success, self.best_step, self.best_restart = numbers
         torch.where(wide, x, self.best, out=self.best)
         if self.schedule.stop == "converged":

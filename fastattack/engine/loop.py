@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections import deque
@@ -175,7 +176,8 @@ def attack(
     check_target(target)
     batch = origin.shape[0]
     table = resolve(origin.device, schedule.backend)
-    eps = check.per_sample(threat.eps, "eps", origin, least=0.0, down=threat.norm == "linf")
+    radius = _radius(threat, schedule)
+    eps = check.per_sample(radius, "eps", origin, least=0.0, down=threat.norm == "linf")
     default = eps * (2.0 / schedule.steps)
     step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
     step = -step if schedule.minimise else step
@@ -211,6 +213,16 @@ def attack(
         whole("best"), whole("best_loss"), whole("best_step"), whole("best_restart"), whole("used"),
         time.perf_counter() - began, complete,
     )  # fmt: skip
+
+
+def _radius(threat: Threat, schedule: Schedule) -> float | Tensor:
+    if threat.eps is not None:
+        return threat.eps
+    if schedule.step is None:
+        raise ValueError("step: wanted a length where there is no ball (eps=None), got None")
+    if schedule.random_start:
+        raise ValueError("random_start: wanted False where there is no ball (eps=None), got True")
+    return math.inf
 
 
 def _in_parts(
