@@ -158,6 +158,8 @@ def test_equal_images_have_finite_losses_and_gradients():
             (grad,) = torch.autograd.grad(objective(y, x).sum(), y)
             assert (grad > 0).any()
             assert grad.isfinite().all()
+            y = x.clone().requires_grad_(True)
+            assert (torch.autograd.grad(objective(y, x).sum(), y)[0] == 0).all()
 
 
 def test_psnr_near_its_limit():

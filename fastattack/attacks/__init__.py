@@ -3,8 +3,10 @@
 from .apgd import APGD
 from .base import Attack, AttackResult, Options
 from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
+from .dense import CosPGD, SegPGD
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
 from .minimal import CW, DDN, FMN
+from .perceptual import FeaturePGD, LPIPSAttack
 from .transfer import DIM, MIFGSM, NIFGSM, TIM
 from .universal import Universal, UniversalResult
 
@@ -22,9 +24,13 @@ __all__ = [
     "TIM",
     "Attack",
     "AttackResult",
+    "CosPGD",
     "DenoisingPGD",
+    "FeaturePGD",
+    "LPIPSAttack",
     "ObsAtk",
     "Options",
+    "SegPGD",
     "Universal",
     "UniversalResult",
     "denoising_pgd",

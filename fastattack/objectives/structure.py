@@ -31,8 +31,9 @@ def similarity(a: Tensor, b: Tensor, *, data_range: float, k1: float, k2: float)
     """The SSIM of each window: (B, C, H, W) twice, of one floating dtype, to (B, C, H - 10, W - 10)."""
     centre = b.mean((-2, -1), keepdim=True).detach()  # variances know no offset; without it they cancel fewer digits
     a, b = a - centre, b - centre
-    mean_a, mean_b, square_a, square_b, product = _windowed(torch.stack((a, b, a * a, b * b, a * b))).unbind()
-    spread = square_a - mean_a * mean_a + square_b - mean_b * mean_b
+    mean_a, squares, product = _windowed(torch.stack((a, a * a + b * b, a * b))).unbind()
+    mean_b = _windowed(b)  # apart: the target's needs no gradient
+    spread = squares - mean_a * mean_a - mean_b * mean_b
     shared = product - mean_a * mean_b
     mean_a, mean_b = mean_a + centre, mean_b + centre
     c1, c2 = (k1 * data_range) ** 2, (k2 * data_range) ** 2
