@@ -24,7 +24,8 @@ class APGD(Attack):
     What differs from the papers: momentum sets in with a sample's first halving, not with the second step (denoisers
     rise steadily at first, where momentum only slows them); after a halving the gradient of the best point is
     remembered, not made again, and the momentum starts at rest; ``steps`` counts every gradient, that of the start
-    included; a random start lies anywhere in the ball; "l1" has no stage with larger radii.
+    included; a random start lies anywhere in the ball; the share of "l1" is rounded down to whole pixels, and there is
+    no stage with larger radii.
 
     Args:
         model: called as model(x); nn.Module or any callable; several in a list or dict make one attack on all.
@@ -175,7 +176,8 @@ class SparseWalk(_FromTheBest):
         """The share that a step moves follows the share that the best perturbation uses."""
         used = (self.peak != self.job.origin).flatten(1).sum(1).double()
         sparser = used < self.shrunk * self.used
-        self.share = (used / (self.spread * self.free)).clamp(1e-9, 1.0)
+        wanted = (used / self.spread).floor().clamp(min=1)
+        self.share = (wanted - 0.5) / self.free  # the step takes so many, rounded up
         slower = torch.minimum(self.size.abs() / self.slower, self.length.abs())
         slower = torch.maximum(slower, self.slowest * self.length.abs()) * self.length.sign()
         self.size = torch.where(sparser, self.length, slower)

@@ -47,7 +47,7 @@ class CW(Smallest):
     x' - x where there are none; c is searched by bisection for each sample, one value for each restart.
 
     What differs from the paper: any objective and threshold (the paper's f with confidence k is
-    objective=fa.objectives.cw_margin, threshold=k); ``initial_c=None`` starts at the c that a linear model would need,
+    objective=fa.objectives.cw_margin(), threshold=k); ``initial_c=None`` starts at the c that a linear model would need,
     2 (threshold - loss) / |gradient|^2, where the paper starts at 0.01; no early abort, but for stop="converged".
 
     Args:
@@ -92,7 +92,7 @@ class FMN(Smallest):
     Args:
         model: called as model(x); nn.Module or any callable; several in a list or dict make one attack on all.
         threshold: must be given: success is a loss above it, below it with targeted=True. For classifiers
-            objective=fa.objectives.cw_margin with threshold=0.
+            objective=fa.objectives.cw_margin() with threshold=0.
         steps: gradients.
         step: l2 length of the first step, for every norm; a number or (B,).
         gamma: first relative change of the radius, in (0, 1).
