@@ -348,7 +348,7 @@ def test_one_decibel_on_a_published_denoiser(name):
     y = x + 25 / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         threshold = float(fa.objectives.mse(model(y), x)[0]) * 10**0.1
-    own = {"CW": {"restarts": 2}, "DDN": {"radius": 0.4}}.get(name, {})
+    own = {"CW": {"restarts": 3, "step": 0.003}, "DDN": {"steps": 50}}.get(name, {})
     options = {"threshold": threshold, "steps": 15} | own
     found = ATTACKS[name](model, **options).run(y[:1], x[:1])
     size = lengths(name, found.adversarial - y[:1])

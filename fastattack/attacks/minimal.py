@@ -47,8 +47,10 @@ class CW(Smallest):
     x' - x where there are none; c is searched by bisection for each sample, one value for each restart.
 
     What differs from the paper: any objective and threshold (the paper's f with confidence k is
-    objective=fa.objectives.cw_margin(), threshold=k); ``initial_c=None`` starts at the c that a linear model would need,
-    2 (threshold - loss) / |gradient|^2, where the paper starts at 0.01; no early abort, but for stop="converged".
+    objective=fa.objectives.cw_margin(), threshold=k); ``initial_c=None`` starts at the c that a linear model would
+    need, 2 (threshold - loss) / |gradient|^2, where the paper starts at 0.01; no early abort, but for
+    stop="converged". Adam moves every pixel by about ``step`` at first: where the smallest perturbation is smaller
+    than that by the pixel, as on denoisers, a smaller step or FMN finds less.
 
     Args:
         model: called as model(x); nn.Module or any callable; several in a list or dict make one attack on all.
