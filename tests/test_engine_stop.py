@@ -149,6 +149,9 @@ class Counter:
         self.total = torch.zeros(batch, dtype=torch.float64)
 
 
+HANDED_ON: list[tuple[Tensor, Tensor]] = []
+
+
 class Remembering(Walk):
     """State of every shape that a walk may have: tensors, lists, an object, and what restarts hand on."""
 
@@ -163,6 +166,7 @@ class Remembering(Walk):
         super().start(restart)
         self.momentum = torch.zeros_like(self.adv)
         self.scale = 1 + 0.1 * self.counter.total.tanh()
+        HANDED_ON.append((self.counter.total, self.pair[0]))
 
     def learn(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
         assert grad is not None
@@ -210,6 +214,7 @@ def test_those_that_go_on_notice_nothing(denoiser, monkeypatch, name):
         t.double() for t in pair(7)
     )  # steps that depend on whether a loss rose would hang on the last bit of a float
     denoiser = denoiser.double()
+    HANDED_ON.clear()
     eps = {"sample_ids": torch.tensor([50, 1, 52, 53, 54, 55, 56])}
     options = {"steps": 8, "seed": 3, "restarts": 2, "patience": 2}
     threshold = 1e9 if name not in ("CW", "CW-box", "FMN") else 0.5
@@ -233,6 +238,11 @@ def test_those_that_go_on_notice_nothing(denoiser, monkeypatch, name):
     assert torch.allclose(found.loss[1], whole.loss[1], rtol=1e-9)
     assert found.best_step[1] == whole.best_step[1]
     assert found.best_restart[1] == whole.best_restart[1]
+    if name == "remembering":
+        (total, count), (total_seen, count_seen) = HANDED_ON[1], HANDED_ON[3]
+        assert torch.allclose(total[1], total_seen[1])
+        assert count.tolist() == [8] * 7
+        assert count_seen.tolist() == [2, 8, 2, 2, 4, 4, 2]  # each as far as it came
     at_best = fa.objectives.mse(denoiser(found.adversarial), x).double()
     assert torch.allclose(at_best, found.loss, rtol=1e-5)
 
