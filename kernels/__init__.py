@@ -1,13 +1,17 @@
 """The Triton kernels, one file a stem; fastattack/ops/triton.py launches them."""
 
+from .accumulate import accumulate
+from .apgd_step import apgd_step_l2, apgd_step_linf, apgd_step_measure, apgd_step_sums
 from .common import BLOCK, MAX_TILES, largest
 from .momentum_step import momentum_linf, momentum_magnitudes, momentum_sums
 from .noise_stats import noise_finish, noise_sums
 from .pgd_step import pgd_step_l2, pgd_step_linf, pgd_step_sums
 from .preserve_noise import MOMENTS, ROUNDS, STATE, SUMS, preserve_l2, preserve_linf, preserve_moments, preserve_round
 from .project import project_l2, project_linf, project_sums
+from .quantise import quantise
 from .random_start import start_l2, start_linf, start_squares
 from .typical_noise import typical_sums, typical_write
+from .zero_mean_step import ZERO_MEAN_SUMS, zero_mean_move, zero_mean_sums
 
 __all__ = [
     "BLOCK",
@@ -16,6 +20,12 @@ __all__ = [
     "ROUNDS",
     "STATE",
     "SUMS",
+    "accumulate",
+    "apgd_step_l2",
+    "apgd_step_linf",
+    "apgd_step_measure",
+    "apgd_step_sums",
+    "ZERO_MEAN_SUMS",
     "largest",
     "momentum_linf",
     "momentum_magnitudes",
@@ -32,9 +42,12 @@ __all__ = [
     "project_l2",
     "project_linf",
     "project_sums",
+    "quantise",
     "start_l2",
     "start_linf",
     "start_squares",
     "typical_sums",
     "typical_write",
+    "zero_mean_move",
+    "zero_mean_sums",
 ]

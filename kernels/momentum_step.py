@@ -81,18 +81,18 @@ def momentum_linf(
     for block in range(tile, tl.cdiv(count, BLOCK), tiles):
         index, live = walk(block, count)
         inside = load_mask(mask_ptr, index, live, sample, sizes, strides, INDEX)
-        at = offsets(index, sample, sizes, strides[0], INDEX)
-        momentum_at = offsets(index, sample, sizes, strides[1], INDEX)
-        adv = load(adv_ptr, at, live)
-        old = load(momentum_ptr, momentum_at, live)
+        at = offsets(index, sample, sizes, strides[1], INDEX)
+        old = load(momentum_ptr, at, live)
         grad = load(grad_ptr, offsets(index, sample, sizes, strides[2], INDEX), inside)
+        momentum = kept.to(old.dtype) * old + grad * first * second
+        tl.store(momentum_ptr + at, stored(momentum, momentum_ptr.dtype.element_ty), mask=live)
+        at = offsets(index, sample, sizes, strides[0], INDEX)
+        adv = load(adv_ptr, at, live)
         origin = load(origin_ptr, offsets(index, sample, sizes, strides[3], INDEX), live)
-        momentum = kept.to(adv.dtype) * old + grad * first * second
         size = length.to(adv.dtype)
         move = tl.where(momentum < 0, -size, tl.where(momentum > 0, size, momentum))  # 0 and NaN stay what they are
         x = clip_to_ball_linf(adv + move, origin, radius.to(adv.dtype), adv_ptr.dtype.element_ty)
         store_within(adv_ptr, at, x, origin, inside, live, low, high)
-        tl.store(momentum_ptr + momentum_at, stored(momentum, momentum_ptr.dtype.element_ty), mask=live)
 
 
 @triton.jit

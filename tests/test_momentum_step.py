@@ -119,8 +119,8 @@ def test_a_step_is_pgd_step_along_the_momentum(subject: Subject, norm, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_without_decay_linf_is_pgd_step_to_the_bit(subject: Subject, dtype):
     case = images((2, 3, 17, 19), "contiguous", dtype, subject.device)
-    grad = case.grad.clone()
-    grad.flatten(1)[:, ::7] *= 1e-3  # in float16, some round to 0 when they are stored
+    grad = case.grad * 1e6
+    grad.flatten(1)[:, ::7] *= 1e-9  # in float16, their momentum rounds to 0 when it is stored
     for mask in (None, torch.arange(19, device=subject.device) % 3 > 0):
         options = {"norm": "linf", "eps": EPS, "step": STEP, "bounds": (0.0, 1.0), "mask": mask}
         got = ops.momentum_step_(
@@ -207,7 +207,7 @@ def test_what_is_not_finite_is_not_hidden(subject: Subject, norm, bad):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("exponent", [-40, -30, 0, 30, 37, -200, 200, 307])
+@pytest.mark.parametrize("exponent", [-40, -30, 0, 30, 37, -310, -200, 200, 307.6])
 def test_gradients_of_any_size_add_the_same(subject: Subject, dtype, exponent):
     if dtype is torch.float32 and abs(exponent) > 40:
         pytest.skip("beyond float32")

@@ -36,6 +36,12 @@ struct Call {
   View adv, grad, origin, clean, mask;
 };
 
+struct ApgdCall {
+  Call common;
+  PerSample momentum;
+  View previous;
+};
+
 struct StatsCall {
   Shape shape;
   Dtype dtype;
@@ -57,6 +63,14 @@ struct MomentumCall {
   View momentum;
 };
 
+struct AccumulateCall {
+  Shape shape;
+  Dtype dtype;
+  int threads;
+  PerSample keep, weight;
+  View total, grad;
+};
+
 struct NoiseCall {
   Shape shape;
   Dtype dtype;
@@ -65,6 +79,11 @@ struct NoiseCall {
   unsigned long long seed;
   const long long* sample_ids;  // (B,), or null for 0 .. B-1
   View out, clean;              // clean may be null
+};
+
+struct QuantiseCall {
+  Call common;    // norm l2 stands for l1 too
+  double levels;  // 2^bits - 1
 };
 
 struct Kernels {
@@ -76,6 +95,10 @@ struct Kernels {
   void (*random_start)(const StartCall&);
   void (*typical_noise)(const NoiseCall&);
   void (*momentum_step)(const MomentumCall&);
+  void (*accumulate)(const AccumulateCall&);
+  void (*apgd_step)(const ApgdCall&);
+  void (*zero_mean_step)(const Call&);
+  void (*quantise)(const QuantiseCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

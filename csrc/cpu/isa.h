@@ -14,6 +14,10 @@ void noise_stats(const StatsCall& call);
 void random_start(const StartCall& call);
 void typical_noise(const NoiseCall& call);
 void momentum_step(const MomentumCall& call);
+void accumulate(const AccumulateCall& call);
+void apgd_step(const ApgdCall& call);
+void zero_mean_step(const Call& call);
+void quantise(const QuantiseCall& call);
 void triad(float* a, const float* b, const float* c, long long count, int threads);
 
 }  // namespace FA_ISA

@@ -22,5 +22,9 @@ std::vector<Kernel> noise_stats_kernels();
 std::vector<Kernel> random_start_kernels();
 std::vector<Kernel> typical_noise_kernels();
 std::vector<Kernel> momentum_step_kernels();
+std::vector<Kernel> accumulate_kernels();
+std::vector<Kernel> apgd_step_kernels();
+std::vector<Kernel> zero_mean_step_kernels();
+std::vector<Kernel> quantise_kernels();
 
 }  // namespace fastattack

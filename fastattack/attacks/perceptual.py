@@ -16,8 +16,8 @@ from .base import Attack, Options, Unpack
 class FeaturePGD(Attack):
     """PGD that drives the features of the output away from those of the target (towards them, ``targeted``).
 
-    This project's formulation of feature-guided attacks; Ganeshan et al. (FDA, arXiv 1909.04385) disrupt the layers of the
-    attacked network itself.
+    This project's formulation of feature-guided attacks; Ganeshan et al. (FDA, arXiv 1909.04385) disrupt the layers of
+    the attacked network itself.
 
     Args:
         model: called as model(x), or several. The target: images like its output.

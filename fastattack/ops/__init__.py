@@ -18,27 +18,37 @@ import torch
 from torch import Tensor
 
 from . import check, library
+from .accumulate import accumulate_
+from .apgd import apgd_step_
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
 from .layout import INNER_DIMS, collapse
 from .momentum import momentum_step_
 from .noise import typical_noise
+from .quantise import grid_gap, quantise_
 from .spectrum import Spectrum
+from .zero_mean import project_zero_mean_, zero_mean_step_
 
 __all__ = [
     "Backend",
     "BackendUnavailable",
     "NoiseStats",
     "Spectrum",
+    "accumulate_",
+    "apgd_step_",
     "available",
+    "grid_gap",
     "momentum_step_",
     "noise_stats",
     "pgd_step_",
     "preserve_noise_",
     "project_",
+    "project_zero_mean_",
+    "quantise_",
     "random_start_",
     "typical_noise",
     "use_backend",
+    "zero_mean_step_",
 ]
 
 

@@ -11,15 +11,14 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from .backend import Backend, Bounds, Scalar
+from .backend import Bounds, Scalar
 from .layout import collapse
-from .reference import power_of_two_scale, real_dtype
 from .reference_noise import ROUNDS
+from .reference_steps import power_of_two_scale, real_dtype
 
 Words = list[int | float]
 Launch = Callable[[str, str, int, bytes], None]
@@ -53,6 +52,15 @@ KERNELS = {
         "momentum_step_linf_kernel",
         "momentum_step_sums_kernel",
     ),
+    "accumulate": ("accumulate_kernel",),
+    "apgd_step": (
+        "apgd_step_linf_kernel",
+        "apgd_step_sums_kernel",
+        "apgd_step_measure_kernel",
+        "apgd_step_l2_kernel",
+    ),
+    "zero_mean_step": ("zero_mean_step_sums_kernel", "zero_mean_step_kernel"),
+    "quantise": ("quantise_kernel",),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block
@@ -249,19 +257,3 @@ class Launcher:
                 return
             partials = doubles(out, at.batch * at.tiles * _SUMS["typical_noise"])
             self.run(out, at, [*words, partials.data_ptr()], "typical_noise", "sums", "")
-
-
-def backend(name: str, session: Session) -> Backend:
-    from . import launch_momentum  # which builds on this module
-
-    ops = Launcher(session)
-    return Backend(
-        name,
-        ops.pgd_step,
-        ops.project,
-        ops.preserve_noise,
-        ops.noise_stats,
-        ops.random_start,
-        ops.typical_noise,
-        partial(launch_momentum.momentum_step, ops),
-    )

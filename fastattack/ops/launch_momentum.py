@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .backend import Bounds, Scalar
 from .launch import Launcher, doubles, per_sample, samples, scale_of, scale_words
-from .reference import per_sample as beside
-from .reference import power_of_two_scale, sample_max
+from .reference_steps import per_sample as beside
+from .reference_steps import power_of_two_scale, sample_max
 
 _STEP_SUMS = 3  # doubles in StepSums
 

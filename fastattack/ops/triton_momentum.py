@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .backend import Bounds, Scalar
-from .triton import _bytes, _kernels, _largest, _launch, _layout, _number, _partials, _tiles, _walk, _with_mask
+from .triton_steps import _bytes, _kernels, _largest, _launch, _layout, _number, _partials, _tiles, _walk, _with_mask
 
 
 def momentum_step(
