@@ -147,7 +147,7 @@ class SparseWalk(_FromTheBest):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        free = job.origin[0].numel() if job.mask is None else job.mask.flatten(1).sum(1)
+        free = job.origin[0].numel() if job.mask is None else job.mask.flatten(1).sum(1).clamp(min=1)
         self.free = torch.as_tensor(free, dtype=torch.float64, device=job.origin.device).expand(job.batch).clone()
         self.check = max(int(self.every * job.schedule.steps), 1)
         self.begin(job)
