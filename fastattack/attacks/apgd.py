@@ -127,7 +127,7 @@ class MomentumWalk(_FromTheBest):
             grad = self.go_back(back, grad)
             torch.where(self.wide(back), self.adv, self.previous, out=self.previous)  # at rest
         # Momentum damps oscillation: until a checkpoint has seen some, it would only slow the climb.
-        momentum = torch.where(self.halving.step == self.length, 1.0, MOMENTUM)
+        momentum = torch.where(self.halving.step == self.length, torch.ones_like(self.length), MOMENTUM)  # float64
         self._step(grad, self.halving.step, momentum)
 
     def _step(self, grad: Tensor, length: Tensor, momentum: Tensor) -> None:

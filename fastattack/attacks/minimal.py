@@ -230,7 +230,8 @@ class DecoupledWalk(SmallestWalk):
     def learn(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
         assert grad is not None, "a walk that needs gradients gets them"
         job = self.job
-        self.radius = self.radius * torch.where(self.margin(loss) > 0, 1 - self.gamma, 1 + self.gamma)
+        smaller, larger = self.radius * (1 - self.gamma), self.radius * (1 + self.gamma)
+        self.radius = torch.where(self.margin(loss) > 0, smaller, larger)
         length = job.step * cosine(step, job.schedule.steps, 0.01)
         grad = grad.contiguous() if grad.dim() > 5 else grad
         job.table.pgd_step(self.adv, grad, job.origin, job.mask, "l2", math.inf, length, check.UNBOUNDED)
