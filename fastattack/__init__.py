@@ -21,6 +21,8 @@ from .attacks import (
     LPIPSAttack,
     ObsAtk,
     SegPGD,
+    SimBA,
+    Square,
     Universal,
     denoising_pgd,
     fgsm,
@@ -30,6 +32,7 @@ from .each import EachResult, attack_each
 from .engine import NonFiniteError
 from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
 from .sampler import NoisyDataset, TypicalSetSampler
+from .strength import StrengthReport, strength_check
 
 __version__ = "0.1.0"
 
@@ -57,7 +60,10 @@ __all__ = [
     "NonFiniteError",
     "ObsAtk",
     "SegPGD",
+    "SimBA",
     "Spectrum",
+    "Square",
+    "StrengthReport",
     "TypicalSetSampler",
     "Universal",
     "attack_each",
@@ -70,6 +76,7 @@ __all__ = [
     "objectives",
     "ops",
     "pgd",
+    "strength_check",
     "training",
     "typical",
     "use_backend",

@@ -4,6 +4,8 @@ from .accumulate import accumulate
 from .apgd_step import apgd_step_l2, apgd_step_linf, apgd_step_measure, apgd_step_sums
 from .common import BLOCK, MAX_TILES, largest
 from .momentum_step import momentum_linf, momentum_magnitudes, momentum_sums
+from .l1_project import L1_FIRST, L1_ROUNDS, L1_STATE, L1_SUMS, l1_apply, l1_round, l1_sums
+from .l1_step import RADIX, l1_count, l1_move
 from .noise_stats import noise_finish, noise_sums
 from .pgd_step import pgd_step_l2, pgd_step_linf, pgd_step_sums
 from .preserve_noise import MOMENTS, ROUNDS, STATE, SUMS, preserve_l2, preserve_linf, preserve_moments, preserve_round
@@ -15,8 +17,13 @@ from .zero_mean_step import ZERO_MEAN_SUMS, zero_mean_move, zero_mean_sums
 
 __all__ = [
     "BLOCK",
+    "L1_FIRST",
+    "L1_ROUNDS",
+    "L1_STATE",
+    "L1_SUMS",
     "MAX_TILES",
     "MOMENTS",
+    "RADIX",
     "ROUNDS",
     "STATE",
     "SUMS",
@@ -26,6 +33,11 @@ __all__ = [
     "apgd_step_measure",
     "apgd_step_sums",
     "ZERO_MEAN_SUMS",
+    "l1_apply",
+    "l1_count",
+    "l1_move",
+    "l1_round",
+    "l1_sums",
     "largest",
     "momentum_linf",
     "momentum_magnitudes",

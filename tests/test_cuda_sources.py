@@ -198,6 +198,10 @@ def results(backend: Backend) -> list[torch.Tensor]:
         out += advs
     out.append(grad.clone())
     backend.accumulate(out[-1], noise, 0.9, torch.tensor([0.0, 0.3], dtype=torch.float64))
+    sparse = [origin + 0.05 * move for _ in range(2)]
+    backend.l1_project(sparse[0], origin, None, 30.0, bounds)
+    backend.l1_step(sparse[1], grad, origin, None, 30.0, 5.0, 0.05, bounds)
+    out += sparse
     gaps = torch.tensor([0.1, float("nan")], dtype=torch.float64)
     for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):
         out.append(torch.empty_like(clean))

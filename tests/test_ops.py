@@ -39,7 +39,8 @@ def step(adv=None, grad=None, origin=None, **options):
         ({"eps": torch.ones(3)}, ValueError, ["eps", "(2,)", "(3,)"]),
         ({"eps": "5/255"}, TypeError, ["eps", "str"]),
         ({"step": float("nan")}, ValueError, ["step", "nan"]),
-        ({"norm": "l1"}, ValueError, ["norm", "'linf', 'l2'", "'l1'"]),
+        ({"norm": "l1"}, ValueError, ["norm", "'linf', 'l2'", "'l1'", "l1_step_"]),
+        ({"norm": "l3"}, ValueError, ["norm", "'linf', 'l2'", "'l3'"]),
         ({"bounds": (1, 0)}, ValueError, ["bounds", "(1.0, 0.0)"]),
         ({"bounds": 3}, TypeError, ["bounds", "3"]),
         ({"mask": torch.ones(5)}, ValueError, ["mask", "(2, 3, 4, 4)", "(5,)"]),
@@ -65,6 +66,10 @@ def test_more_bad_input():
     x = X.clone()
     with pytest.raises(ValueError, match="origin: shares its memory with adv"):
         ops.project_(x, x, norm="linf", eps=1)
+    with pytest.raises(ValueError, match="norm: wanted one of 'linf', 'l2', 'l1', got 'l3'"):
+        ops.project_(x, X, norm="l3", eps=1)
+    with pytest.raises(ValueError, match=r"norm: wanted one of 'linf', 'l2', got 'l1'$"):
+        ops.preserve_noise_(x, X, X, norm="l1", eps=1)
     with pytest.raises(ValueError, match="clean: wanted"):
         ops.preserve_noise_(X.clone(), X, X[:1], norm="linf", eps=1)
 
@@ -94,6 +99,9 @@ def test_an_empty_total_passes():
         assert ops.quantise_(empty, empty.clone(), norm=norm, eps=1) is empty
     assert ops.zero_mean_step_(empty, empty.clone(), empty.clone(), eps=1, step=1) is empty
     assert ops.project_zero_mean_(empty, empty.clone(), eps=1) is empty
+    assert ops.project_(empty, empty.clone(), norm="l1", eps=1) is empty
+    assert ops.random_start_(empty, empty.clone(), norm="l1", eps=1, seed=0) is empty
+    assert ops.l1_step_(empty, empty.clone(), empty.clone(), eps=1, step=1) is empty
 
 
 def test_autograd_notices_the_write():
@@ -153,6 +161,9 @@ def user_function(adv, grad, origin, clean, eps):
     ops.zero_mean_step_(adv, grad, origin, eps=0.5, step=0.1)
     ops.project_zero_mean_(adv, origin, eps=eps)
     ops.quantise_(grad, clean, eps=eps, bits=16, norm="linf")
+    ops.random_start_(adv, origin, norm="l1", eps=eps, seed=1)
+    ops.l1_step_(adv, grad * 2, origin, eps=eps, step=0.1, keep=eps, bounds=(0.0, 1.0))
+    ops.project_(adv, origin, norm="l1", eps=eps)
     stats = ops.noise_stats(adv - clean, sigma=0.1)
     return adv + 1, stats.l2 + stats.typicality, grad + 1
 
@@ -187,6 +198,11 @@ def test_the_custom_ops_pass_torchs_own_checks():
     )
     torch.library.opcheck(op.accumulate_, (adv, grad, 0.5, None, None, torch.ones(2), "auto"), test_utils=checks)
     torch.library.opcheck(op.project_, (adv, X, "l2", None, torch.ones(2), 0.0, 1.0, None, "auto"), test_utils=checks)
+    torch.library.opcheck(op.project_, (adv, X, "l1", 0.5, None, None, None, None, "auto"), test_utils=checks)
+    torch.library.opcheck(
+        op.l1_step_, (adv, grad, X, 0.5, None, None, torch.ones(2), 0.05, None, 0.0, 1.0, None, "auto"),
+        test_utils=checks,
+    )  # fmt: skip
     torch.library.opcheck(op.preserve_noise_, (adv, X, grad, "linf", 0.1, None, "auto"), test_utils=checks)
     torch.library.opcheck(op.noise_stats, (X, 0.1, None, 0.0, None, "auto"), test_utils=checks)
     torch.library.opcheck(

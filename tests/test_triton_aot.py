@@ -32,6 +32,7 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
     "momentum_sums",
     "zero_mean_sums", "zero_mean_move",
     "quantise",
+    "l1_sums", "l1_round", "l1_apply", "l1_count", "l1_move",
 }  # fmt: skip
 STREAMING |= {"apgd_step_linf", "apgd_step_sums", "apgd_step_measure", "apgd_step_l2"}
 KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
@@ -91,6 +92,7 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
     if x.dtype in (torch.float32, torch.float64):
         ops.quantise(x, x, mask, "linf", number, 8, (0.0, 1.0))
         ops.quantise(x, x, mask, "l2", number, 16, (0.0, 1.0))
+    ops.l1_step(x, x, x, mask, number, number, number, (0.0, 1.0))  # and l1_project
     ops.noise_stats(x, number, number)
     ops.accumulate(x, x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)

@@ -42,6 +42,11 @@ struct ApgdCall {
   View previous;
 };
 
+struct L1StepCall {
+  Call common;
+  PerSample keep;
+};
+
 struct StatsCall {
   Shape shape;
   Dtype dtype;
@@ -99,6 +104,8 @@ struct Kernels {
   void (*apgd_step)(const ApgdCall&);
   void (*zero_mean_step)(const Call&);
   void (*quantise)(const QuantiseCall&);
+  void (*l1_project)(const Call&);
+  void (*l1_step)(const L1StepCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

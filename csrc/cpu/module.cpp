@@ -211,20 +211,20 @@ void apgd_step(Pointer adv, Pointer previous, Pointer grad, Pointer origin, Poin
                int threads) {
   Walk w(batch, count, walk);
   ApgdCall call{{w.shape,
-                     Dtype(dtype),
-                     Norm(norm),
-                     threads,
-                     {eps, pointer<double>(eps_values)},
-                     {step, pointer<double>(step_values)},
-                     low,
-                     high,
-                     {},
-                     {},
-                     {},
-                     {},
-                     {}},
-                    {momentum, pointer<double>(momentum_values)},
-                    {}};
+                 Dtype(dtype),
+                 Norm(norm),
+                 threads,
+                 {eps, pointer<double>(eps_values)},
+                 {step, pointer<double>(step_values)},
+                 low,
+                 high,
+                 {},
+                 {},
+                 {},
+                 {},
+                 {}},
+                {momentum, pointer<double>(momentum_values)},
+                {}};
   call.common.adv = w.next(adv), call.previous = w.next(previous), call.common.grad = w.next(grad);
   call.common.origin = w.next(origin), call.common.mask = w.next(mask);
   py::gil_scoped_release release;
@@ -255,6 +255,31 @@ void quantise(Pointer adv, Pointer origin, Pointer mask, long long batch, long l
   kernels->quantise(call);
 }
 
+void l1_project(Pointer adv, Pointer origin, Pointer mask, long long batch, long long count, const py::object& walk,
+                int dtype, double eps, Pointer eps_values, double low, double high, int threads) {
+  Walk w(batch, count, walk);
+  Call call{};
+  call.shape = w.shape, call.dtype = Dtype(dtype), call.threads = threads;
+  call.eps = {eps, pointer<double>(eps_values)}, call.low = low, call.high = high;
+  call.adv = w.next(adv), call.origin = w.next(origin), call.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->l1_project(call);
+}
+
+void l1_step(Pointer adv, Pointer grad, Pointer origin, Pointer mask, long long batch, long long count,
+             const py::object& walk, int dtype, double eps, Pointer eps_values, double step, Pointer step_values,
+             double keep, Pointer keep_values, double low, double high, int threads) {
+  Walk w(batch, count, walk);
+  L1StepCall call{};
+  Call& c = call.common;
+  c.shape = w.shape, c.dtype = Dtype(dtype), c.threads = threads;
+  c.eps = {eps, pointer<double>(eps_values)}, c.step = {step, pointer<double>(step_values)};
+  call.keep = {keep, pointer<double>(keep_values)}, c.low = low, c.high = high;
+  c.adv = w.next(adv), c.grad = w.next(grad), c.origin = w.next(origin), c.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->l1_step(call);
+}
+
 }  // namespace
 }  // namespace fastattack
 
@@ -272,6 +297,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("apgd_step", &apgd_step);
   m.def("zero_mean_step", &zero_mean_step);
   m.def("quantise", &quantise);
+  m.def("l1_project", &l1_project);
+  m.def("l1_step", &l1_step);
   m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
     py::gil_scoped_release release;
     kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);

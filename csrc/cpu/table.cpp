@@ -23,6 +23,8 @@ const Kernels FA_TABLE(FA_ISA) = {
     FA_ISA::apgd_step,
     FA_ISA::zero_mean_step,
     FA_ISA::quantise,
+    FA_ISA::l1_project,
+    FA_ISA::l1_step,
     FA_ISA::triad,
 };
 // clang-format on

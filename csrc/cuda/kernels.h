@@ -26,5 +26,7 @@ std::vector<Kernel> accumulate_kernels();
 std::vector<Kernel> apgd_step_kernels();
 std::vector<Kernel> zero_mean_step_kernels();
 std::vector<Kernel> quantise_kernels();
+std::vector<Kernel> l1_project_kernels();
+std::vector<Kernel> l1_step_kernels();
 
 }  // namespace fastattack

@@ -7,6 +7,8 @@ from .dense import CosPGD, SegPGD
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
 from .minimal import CW, DDN, FMN
 from .perceptual import FeaturePGD, LPIPSAttack
+from .simba import SimBA
+from .square import Square
 from .transfer import DIM, MIFGSM, NIFGSM, TIM
 from .universal import Universal, UniversalResult
 
@@ -31,6 +33,8 @@ __all__ = [
     "ObsAtk",
     "Options",
     "SegPGD",
+    "SimBA",
+    "Square",
     "Universal",
     "UniversalResult",
     "denoising_pgd",

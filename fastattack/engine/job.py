@@ -160,6 +160,10 @@ class Job:
             sound = sound & torch.linalg.vector_norm(grad, float("inf"), dim=inner).isfinite()
         self.bad = torch.where((self.bad < 0) & ~sound, step, self.bad)
 
+    def count(self) -> None:
+        """One more step or query for each sample that has not succeeded, where success ends it."""
+        self.used += ~self.finished() if self.schedule.stop == "success" else 1
+
     # -- the best so far -----------------------------------------------------------------------------------------------
 
     def take(
@@ -173,6 +177,8 @@ class Job:
             better = torch.where(success == self.best_success, better, success)
         if always and restart == 0:
             better = torch.ones_like(better)
+        if self.schedule.stop == "success":  # ended for good, also while its batch goes on
+            better = better & ~self.finished()
         found = self.best_success if success is None else torch.where(better, success, self.best_success)
         numbers = (
             torch.where(better, loss.double(), self.best_loss), torch.where(better, value, self.best_value), found,

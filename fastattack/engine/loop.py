@@ -52,6 +52,8 @@ def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -
                     cuts.append((job, walk, index))
                     job, walk = part, rest
             _step(job, walk, step, restart, progress, first)
+        if not walk.last_look:
+            return
         x = walk.point(schedule.steps)
         if job.source.reduced and schedule.keep == "best":
             exact = job.value(job.best, schedule.steps, restart)
@@ -67,13 +69,13 @@ def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -
 
 
 def _step(job: Job, walk: Walk, step: int, restart: int, progress: Report, first: int) -> None:
+    job.count()
     x = walk.point(step)
     loss, grad = job.gradient(x, step, restart) if walk.needs_gradient else (job.value(x, step, restart), None)
     job.watch(step, loss, grad)
     if job.schedule.keep == "best":
         judged = loss if job.source.faithful or grad is None else job.value(x, step, restart)
         job.take(x, judged, walk.score(x, judged), step, restart)
-    job.used += 1
     if progress is not None:
         progress(Progress(step, job.schedule.steps, restart, first, loss))
     walk.learn(step, loss, grad)

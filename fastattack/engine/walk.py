@@ -22,10 +22,12 @@ class Walk:
 
     Attributes:
         needs_gradient: ``learn`` gets a gradient; False for black-box attacks.
+        last_look: ``point(steps)`` is asked for; False where a step more would be a query more.
         adv: (B, ...), the iterate; always inside the threat.
     """
 
     needs_gradient = True
+    last_look = True
 
     def __init__(self, job: Job) -> None:
         self.job = job

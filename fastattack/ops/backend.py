@@ -10,6 +10,7 @@ Common to all of them:
 - ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``, ``decay``: a float, or a contiguous float64 tensor (B,) on the
   same device.
 - ``previous``: as ``adv``; ``momentum``: as ``step``.
+- ``keep``: as ``eps``, in (0, 1].
 - ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
 - ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
 """
@@ -60,6 +61,10 @@ class Backend:
     quantise: Callable[[Tensor, Tensor, Tensor | None, str, Scalar, int, Bounds], None]
     """(adv, origin, mask, norm, eps, bits, bounds): writes adv, float32 or float64; "linf", "l2" or "l1", 8 or 16 bits,
     bounds within [0, 1]."""
+    l1_project: Callable[[Tensor, Tensor, Tensor | None, Scalar, Bounds], None]
+    """(adv, origin, mask, eps, bounds): writes adv."""
+    l1_step: Callable[[Tensor, Tensor, Tensor, Tensor | None, Scalar, Scalar, Scalar, Bounds], None]
+    """(adv, grad, origin, mask, eps, step, keep, bounds): writes adv."""
 
 
 class BackendUnavailable(RuntimeError):

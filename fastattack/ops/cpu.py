@@ -149,6 +149,25 @@ def load() -> Backend:
             torch.get_num_threads(),
         )  # fmt: skip
 
+    def l1_project(adv: Tensor, origin: Tensor, mask: Tensor | None, eps: Scalar, bounds: Bounds) -> None:
+        tensors = (adv, origin) if mask is None else (adv, origin, mask)
+        batch, count, walk = _walk(collapse(*tensors))
+        native.l1_project(
+            adv.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count, walk,
+            DTYPES[adv.dtype], *_scalar(eps), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def l1_step(
+        adv: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, eps: Scalar, step: Scalar, keep: Scalar,
+        bounds: Bounds,
+    ) -> None:  # fmt: skip
+        tensors = (adv, grad, origin) if mask is None else (adv, grad, origin, mask)
+        batch, count, walk = _walk(collapse(*tensors))
+        native.l1_step(
+            adv.data_ptr(), grad.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count,
+            walk, DTYPES[adv.dtype], *_scalar(eps), *_scalar(step), *_scalar(keep), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
     return Backend(
         "cpu",
         pgd_step=pgd_step,
@@ -162,4 +181,6 @@ def load() -> Backend:
         apgd_step=apgd_step,
         zero_mean_step=zero_mean_step,
         quantise=quantise,
+        l1_project=l1_project,
+        l1_step=l1_step,
     )

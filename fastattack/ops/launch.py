@@ -61,6 +61,8 @@ KERNELS = {
     ),
     "zero_mean_step": ("zero_mean_step_sums_kernel", "zero_mean_step_kernel"),
     "quantise": ("quantise_kernel",),
+    "l1_project": ("l1_project_sums_kernel", "l1_project_round_kernel", "l1_project_kernel"),
+    "l1_step": ("l1_step_count_kernel", "l1_step_kernel"),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block

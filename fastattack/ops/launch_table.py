@@ -8,6 +8,7 @@ from .backend import Backend
 from .launch import Launcher, Session
 from .launch_accumulate import accumulate
 from .launch_apgd import apgd_step
+from .launch_l1 import functions as l1_functions
 from .launch_momentum import momentum_step
 from .launch_quantise import quantise
 from .launch_zero_mean import zero_mean_step
@@ -28,4 +29,5 @@ def backend(name: str, session: Session) -> Backend:
         apgd_step=partial(apgd_step, ops),
         zero_mean_step=partial(zero_mean_step, ops),
         quantise=partial(quantise, ops),
+        **l1_functions(session),
     )

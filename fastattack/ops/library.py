@@ -187,6 +187,19 @@ def _quantise(
         )  # fmt: skip
 
 
+@torch.library.custom_op("fastattack::l1_step_", mutates_args={"adv"})
+def _l1_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, step: float | None,
+    step_values: Tensor | None, keep: float | None, keep_values: Tensor | None, low: float | None, high: float | None,
+    mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["l1_step"](
+            adv, grad, origin, eps=_join(eps, eps_values), step=_join(step, step_values),
+            keep=_join(keep, keep_values), bounds=_bounds(low, high), mask=mask, backend=backend,
+        )  # fmt: skip
+
+
 @_noise_stats.register_fake
 def _(noise: Tensor, *args: Any) -> Tensor:
     return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
@@ -208,6 +221,7 @@ for _op in (
     _zero_mean_step,
     _project_zero_mean,
     _quantise,
+    _l1_step,
 ):
     _op.register_fake(_nothing)
 
@@ -280,3 +294,10 @@ def project_zero_mean(adv: Tensor, origin: Tensor, eps: Any, backend: str) -> No
 def quantise(adv: Tensor, origin: Tensor, eps: Any, bits: int, norm: str, bounds: Any, mask: Any, backend: str) -> None:
     low, high = (None, None) if bounds is None else bounds
     _quantise(adv, origin, *_pair(eps), bits, norm, low, high, mask, backend)
+
+
+def l1_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, eps: Any, step: Any, keep: Any, bounds: Any, mask: Any, backend: str
+) -> None:
+    low, high = (None, None) if bounds is None else bounds
+    _l1_step(adv, grad, origin, *_pair(eps), *_pair(step), *_pair(keep), low, high, mask, backend)

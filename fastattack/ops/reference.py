@@ -5,6 +5,7 @@ from __future__ import annotations
 from .backend import Backend
 from .reference_accumulate import accumulate
 from .reference_apgd import apgd_step
+from .reference_l1 import l1_project, l1_step
 from .reference_momentum import momentum_step
 from .reference_quantise import quantise
 from .reference_steps import noise_stats, pgd_step, preserve_noise, project, random_start, typical_noise
@@ -23,4 +24,6 @@ BACKEND = Backend(
     apgd_step=apgd_step,
     zero_mean_step=zero_mean_step,
     quantise=quantise,
+    l1_project=l1_project,
+    l1_step=l1_step,
 )

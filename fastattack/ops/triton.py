@@ -7,6 +7,7 @@ import torch
 from .backend import Backend, BackendUnavailable
 from .triton_accumulate import accumulate
 from .triton_apgd import apgd_step
+from .triton_l1 import l1_project, l1_step
 from .triton_momentum import momentum_step
 from .triton_quantise import quantise
 from .triton_steps import noise_stats, pgd_step, preserve_noise, project, random_start, typical_noise
@@ -34,4 +35,6 @@ def load() -> Backend:
         apgd_step=apgd_step,
         zero_mean_step=zero_mean_step,
         quantise=quantise,
+        l1_project=l1_project,
+        l1_step=l1_step,
     )
