@@ -3,9 +3,13 @@
 from . import attacks, metrics, models, objectives, ops, training, typical, views
 from .adapters import with_sigma
 from .attacks import (
+    APGD,
     BIM,
+    CW,
+    DDN,
     DIM,
     FGSM,
+    FMN,
     MIFGSM,
     NIFGSM,
     PGD,
@@ -33,9 +37,13 @@ from .strength import StrengthReport, strength_check
 __version__ = "0.1.0"
 
 __all__ = [
+    "APGD",
     "BIM",
+    "CW",
+    "DDN",
     "DIM",
     "FGSM",
+    "FMN",
     "MIFGSM",
     "NIFGSM",
     "PGD",

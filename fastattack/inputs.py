@@ -58,7 +58,7 @@ def check_grid(origin: Tensor, threat: Threat) -> None:
         raise TypeError(f"grid: wanted float32 or float64 images, got {origin.dtype} (the grid is not representable)")
     levels = 2**threat.grid - 1
     gap = (origin - (origin.clamp(0, 1) * levels).round() / levels).abs().flatten(1).amax(1)
-    reach = threat.eps if threat.norm == "linf" else 0.0
+    reach = threat.eps if threat.norm == "linf" and threat.eps is not None else 0.0
     reach = reach.to(gap) if isinstance(reach, Tensor) else torch.full_like(gap, reach)
     if bool((gap > reach).any()):
         wanted = (

@@ -20,6 +20,7 @@ class Threat:
     Attributes:
         norm: "linf", "l2" or "l1".
         eps: radius on the scale of the images (5/255 for images in [0, 1]): a float or one for each sample, (B,).
+            None: no ball, for attacks that look for the smallest perturbation; then ``norm`` is what they measure by.
         bounds: (low, high) that every pixel respects, or None. A noisy input leaves [0, 1] by nature, and a denoiser is
             trained on such inputs, so None is the default.
         preserve_noise: keep the mean and norm of the noise (needs the clean image; excludes bounds and masks).
@@ -30,7 +31,7 @@ class Threat:
     """
 
     norm: str = "linf"
-    eps: float | Tensor
+    eps: float | Tensor | None
     bounds: tuple[float, float] | None = None
     preserve_noise: bool = False
     zero_mean: bool = False
@@ -40,7 +41,9 @@ class Threat:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ValueError(f"norm: wanted one of {', '.join(map(repr, NORMS))}, got {self.norm!r}")
-        if not isinstance(self.eps, Tensor):
+        if self.eps is None:
+            self._check_no_ball()
+        elif not isinstance(self.eps, Tensor):
             check.per_sample(self.eps, "eps", _NUMBER, least=0.0)
             if self.eps == float("inf"):
                 raise ValueError("eps: wanted a finite radius, got inf")
@@ -62,3 +65,8 @@ class Threat:
                 "zero_mean: wanted norm='l2' without bounds and without preserve_noise beside it, "
                 f"got norm={self.norm!r}, bounds={self.bounds}, preserve_noise={self.preserve_noise}"
             )
+
+    def _check_no_ball(self) -> None:
+        for name in ("preserve_noise", "zero_mean", "grid"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: wanted a radius eps beside it, got eps=None")

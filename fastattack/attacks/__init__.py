@@ -1,9 +1,11 @@
 """Attacks: each a small composition of objective, threat, schedule and walk over the one engine."""
 
+from .apgd import APGD
 from .base import Attack, AttackResult, Options
 from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
 from .dense import CosPGD, SegPGD
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
+from .minimal import CW, DDN, FMN
 from .perceptual import FeaturePGD, LPIPSAttack
 from .simba import SimBA
 from .square import Square
@@ -11,9 +13,13 @@ from .transfer import DIM, MIFGSM, NIFGSM, TIM
 from .universal import Universal, UniversalResult
 
 __all__ = [
+    "APGD",
     "BIM",
+    "CW",
+    "DDN",
     "DIM",
     "FGSM",
+    "FMN",
     "MIFGSM",
     "NIFGSM",
     "PGD",

@@ -129,17 +129,21 @@ class Attack:
         rule: Rule = Steepest,
         sigma: float | Tensor | None = None,
         needs_starts: bool = True,
+        ball: bool = True,
         **fixed: Any,
     ) -> None:
         """What the constructors call: user's ``options`` over an attack's ``fixed`` choices, sorted into their places.
 
         Args:
             needs_starts: more restarts than one make sense with random starts alone.
+            ball: the attack needs a radius; False: it looks for the smallest perturbation, and eps is None.
         """
         chosen: dict[str, Any] = {"objective": mse, "targeted": False, "ensemble": "mean", **fixed, **options}
         unknown = set(chosen) - _THREAT - _SCHEDULE - _OWN
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown option {', '.join(sorted(unknown))}")
+        if ball and chosen.get("eps") is None:
+            raise TypeError(f"eps: wanted a radius (a number or a tensor (B,)) for {type(self).__name__}, got None")
         threat = Threat(**{k: v for k, v in chosen.items() if k in _THREAT})
         schedule = Schedule(
             minimise=chosen["targeted"], **{k: v for k, v in chosen.items() if k in _SCHEDULE}

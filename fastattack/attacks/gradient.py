@@ -40,7 +40,8 @@ class BIM(Attack):
 
     def __init__(self, model: Models, *, eps: float | Tensor, **options: Unpack[Options]) -> None:
         steps = options.get("steps", 10)
-        length = eps / steps if isinstance(steps, int) and steps > 0 else None  # the schedule complains about others
+        known = isinstance(steps, int) and steps > 0 and isinstance(eps, (int, float, Tensor))
+        length = eps / steps if known else None  # schedule and threat complain about others
         self.compose(model, options, eps=eps, step=length, random_start=False)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..objectives import Objective
+from ..ops import check
 from ..ops.backend import Backend, Bounds, Scalar
 from ..threat import Threat
 from .schedule import Schedule
@@ -41,6 +42,7 @@ class Job:
     used: Tensor = field(init=False)
     bad: Tensor = field(init=False)
     reference: Tensor = field(init=False)
+    reference_success: Tensor = field(init=False)
     stale: Tensor = field(init=False)
     grid_buffer: Tensor | None = field(init=False, default=None)
 
@@ -57,6 +59,7 @@ class Job:
         self.used = torch.zeros_like(self.best_step)
         self.bad = torch.full_like(self.best_step, -1)
         self.reference = self.best_value.clone()
+        self.reference_success = self.best_success.clone()
         self.stale = torch.zeros_like(self.best_step)
 
     @property
@@ -78,7 +81,9 @@ class Job:
         """adv <- a random point of the threat, or its centre."""
         if self.schedule.random_start:
             seed = self.schedule.restart_seed(restart)
-            self.table.random_start(adv, self.origin, self.norm, self.eps, self.bounds, seed, self.ids)
+            # "l1": uniform in the cube of half-width eps, then projected
+            norm, bounds = ("linf", check.UNBOUNDED) if self.norm == "l1" else (self.norm, self.bounds)
+            self.table.random_start(adv, self.origin, norm, self.eps, bounds, seed, self.ids)
             if self.mask is not None or self.norm == "l1" or self.threat.zero_mean:
                 self.project(adv)
         else:
@@ -98,14 +103,15 @@ class Job:
             self.table.pgd_step(adv, grad, self.origin, self.mask, self.norm, self.eps, length, self.bounds)
         self.changed(adv)
 
-    def project(self, adv: Tensor) -> None:
+    def project(self, adv: Tensor, eps: Scalar | None = None) -> None:
         """adv <- P(adv), onto ball, bounds, mask and zero mean; not onto the noise's mean and norm."""
+        radius = self.eps if eps is None else eps
         if self.threat.zero_mean:
-            self.table.zero_mean_step(adv, None, self.origin, self.eps, 0.0)
+            self.table.zero_mean_step(adv, None, self.origin, radius, 0.0)
         elif self.norm == "l1":
-            self.table.l1_project(adv, self.origin, self.mask, self.eps, self.bounds)
+            self.table.l1_project(adv, self.origin, self.mask, radius, self.bounds)
         else:
-            self.table.project(adv, self.origin, self.mask, self.norm, self.eps, self.bounds)
+            self.table.project(adv, self.origin, self.mask, self.norm, radius, self.bounds)
 
     def keep_noise(self, adv: Tensor) -> None:
         """adv <- the nearest point whose noise has the mean and norm of the original noise, where the threat asks."""
@@ -173,20 +179,26 @@ class Job:
             better = torch.ones_like(better)
         if self.schedule.stop == "success":  # ended for good, also while its batch goes on
             better = better & ~self.finished()
-        self.best_loss = torch.where(better, loss.double(), self.best_loss)
-        self.best_value = torch.where(better, value, self.best_value)
-        if success is not None:
-            self.best_success = torch.where(better, success, self.best_success)
-        self.best_step = torch.where(better, step, self.best_step)
-        self.best_restart = torch.where(better, restart, self.best_restart)
-        torch.where(better.reshape(-1, *[1] * (x.dim() - 1)), x, self.best, out=self.best)
+        found = self.best_success if success is None else torch.where(better, success, self.best_success)
+        numbers = (
+            torch.where(better, loss.double(), self.best_loss), torch.where(better, value, self.best_value), found,
+            torch.where(better, step, self.best_step), torch.where(better, restart, self.best_restart),
+        )  # fmt: skip
+        wide = better.reshape(-1, *[1] * (x.dim() - 1))
+        # No call between these two lines: an interrupt, let in at calls, finds images and numbers that agree.
+        self.best_loss, self.best_value, self.best_success, self.best_step, self.best_restart = numbers
+        torch.where(wide, x, self.best, out=self.best)
         if self.schedule.stop == "converged":
-            self._age()
+            self._age(success, value)
 
-    def _age(self) -> None:
+    def _age(self, success: Tensor | None, value: Tensor) -> None:
+        """Count the steps since this restart last rose by more than the tolerance, or first succeeded."""
         rise = self.schedule.tolerance * self.reference.abs().nan_to_num(posinf=0.0)
-        rose = self.best_value > self.reference + rise
-        self.reference = torch.where(rose, self.best_value, self.reference)
+        rose = value > self.reference + rise
+        if success is not None:
+            rose = torch.where(success == self.reference_success, rose, success)
+            self.reference_success = torch.where(rose, success, self.reference_success)
+        self.reference = torch.where(rose, value, self.reference)
         self.stale = torch.where(rose, 0, self.stale + 1)
 
     def settle(self, loss: Tensor, score: tuple[Tensor | None, Tensor]) -> None:
@@ -204,8 +216,9 @@ class Job:
         return self.stale >= self.schedule.patience
 
     def fresh_start(self) -> None:
-        """A new restart has not converged."""
+        """A new restart has not converged, whatever the ones before it reached."""
         self.reference = torch.full_like(self.reference, float("-inf"))
+        self.reference_success = torch.zeros_like(self.reference_success)
         self.stale = torch.zeros_like(self.stale)
 
     def rows(self, index: Tensor) -> Job:
@@ -222,7 +235,7 @@ class Job:
         if isinstance(threat.sparsity, Tensor):
             threat = replace(threat, sparsity=cut(threat.sparsity))
         found = replace(self, threat=threat, **inputs)
-        for name in (*self.STATE, "reference", "stale"):
+        for name in (*self.STATE, "reference", "reference_success", "stale"):
             setattr(found, name, cut(getattr(self, name)))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections import deque
@@ -37,7 +38,8 @@ def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
 
 def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -> None:
     """One restart. Samples that have finished leave the batch; whatever happens, what was found comes back to job."""
-    schedule, cuts = job.schedule, []
+    schedule = job.schedule
+    cuts: list[tuple[Job, Walk, Tensor]] = []
     try:
         for step in range(schedule.steps):
             if schedule.stop is not None and step % schedule.patience == 0:
@@ -46,9 +48,9 @@ def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -
                     if index.numel() == 0:
                         return
                     part = job.rows(index)
-                    walk = walk.rows(index, part)
-                    cuts.append((job, index))
-                    job = part
+                    rest = walk.rows(index, part)
+                    cuts.append((job, walk, index))
+                    job, walk = part, rest
             _step(job, walk, step, restart, progress, first)
         if not walk.last_look:
             return
@@ -60,9 +62,10 @@ def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -
         job.watch(schedule.steps, loss, None)
         job.take(x, loss, walk.score(x, loss), schedule.steps, restart, always=schedule.keep == "last")
     finally:
-        for whole, index in reversed(cuts):
+        for whole, whole_walk, index in reversed(cuts):
             whole.adopt(job, index)
-            job = whole
+            whole_walk.adopt(walk, index)
+            job, walk = whole, whole_walk
 
 
 def _step(job: Job, walk: Walk, step: int, restart: int, progress: Report, first: int) -> None:
@@ -175,7 +178,8 @@ def attack(
     check_target(target)
     batch = origin.shape[0]
     table = resolve(origin.device, schedule.backend)
-    eps = check.per_sample(threat.eps, "eps", origin, least=0.0, down=threat.norm == "linf")
+    radius = _radius(threat, schedule)
+    eps = check.per_sample(radius, "eps", origin, least=0.0, down=threat.norm == "linf")
     default = eps * (2.0 / schedule.steps)
     step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
     step = -step if schedule.minimise else step
@@ -213,6 +217,16 @@ def attack(
     )  # fmt: skip
 
 
+def _radius(threat: Threat, schedule: Schedule) -> float | Tensor:
+    if threat.eps is not None:
+        return threat.eps
+    if schedule.step is None:
+        raise ValueError("step: wanted a length where there is no ball (eps=None), got None")
+    if schedule.random_start:
+        raise ValueError("random_start: wanted False where there is no ball (eps=None), got True")
+    return math.inf
+
+
 def _in_parts(
     job_of: Callable[[slice], Job], batch: int, rule: Rule, schedule: Schedule, progress: Report
 ) -> tuple[list[Job], bool]:
@@ -221,8 +235,9 @@ def _in_parts(
     waiting = deque(slice(first, min(first + size, batch)) for first in range(0, batch, size))
     while waiting:
         rows = waiting.popleft()
-        job = job_of(rows)
+        job: Job | None = None
         try:
+            job = job_of(rows)
             if complete:
                 _run(job, rule, progress, rows.start)
                 _raise_if_bad(job.bad, rows.start)
@@ -230,17 +245,19 @@ def _in_parts(
             if schedule.on_interrupt == "raise":
                 raise
             complete = False
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
             waiting.extendleft(reversed(_halves(rows, schedule, error)))
             continue
-        jobs.append(job)
+        jobs.append(job_of(rows) if job is None else job)
     return jobs, complete
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    text = str(error)
+    known = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(message in text for message in known)
 
 
 def _halves(rows: slice, schedule: Schedule, error: RuntimeError) -> list[slice]:

@@ -17,7 +17,8 @@ class Walk:
 
     The loop calls ``start`` once for each restart, then ``point`` and ``learn`` for each step, ``point(steps)`` at
     the end, and ``score`` for each point. Every tensor attribute with B rows is state of the samples: with ``stop`` the
-    loop cuts them down to those that go on.
+    loop cuts them down to those that go on, and puts them back at the end of the restart. So what a later restart needs
+    is there from the constructor on, not from the first step.
 
     Attributes:
         needs_gradient: ``learn`` gets a gradient; False for black-box attacks.
@@ -54,6 +55,10 @@ class Walk:
         found.job = job
         return found
 
+    def adopt(self, part: Walk, index: Tensor) -> None:
+        """Take over the state that ``rows(index)`` has reached."""
+        put(self, part, index, self.job.batch)
+
 
 Rule = Callable[[Job], Walk]
 """Makes the walk of a micro-batch: a Walk subclass, or functools.partial of one with its options."""
@@ -76,10 +81,32 @@ def pick(value: Any, index: Tensor, batch: int) -> Any:
         return value[index] if value.dim() > 0 and value.shape[0] == batch else value
     if isinstance(value, (list, tuple)):
         return type(value)(pick(v, index, batch) for v in value)
-    if isinstance(value, Walk) or getattr(value, "per_sample", False) is True:
+    if _holds_rows(value):
         found = copy.copy(value)
         for name, part in vars(value).items():
             if not isinstance(part, Job):
                 object.__setattr__(found, name, pick(part, index, batch))
         return found
     return value
+
+
+def put(value: Any, part: Any, index: Tensor, batch: int) -> Any:
+    """``value`` with the rows ``index`` from ``part``, what `pick` gave and a walk has changed since.
+
+    Tensors come back new, since one may be somebody else's too; the objects of `pick` change in place.
+    """
+    if isinstance(value, Tensor) and isinstance(part, Tensor):
+        rows = value.dim() > 0 and value.shape[0] == batch and part.shape == (index.numel(), *value.shape[1:])
+        return value.index_copy(0, index, part) if rows else part
+    if isinstance(value, (list, tuple)):
+        return type(value)(put(v, p, index, batch) for v, p in zip(value, part, strict=True))
+    if _holds_rows(value):
+        for name, own in vars(value).items():
+            if not isinstance(own, Job):
+                object.__setattr__(value, name, put(own, getattr(part, name), index, batch))
+        return value
+    return part
+
+
+def _holds_rows(value: Any) -> bool:
+    return isinstance(value, Walk) or getattr(value, "per_sample", False) is True
