@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..fast import Prepared, Speed
 from ..guard import fresh, left_as_found
 from ..inputs import check_clean, check_grid, check_input, check_target, dense
 from ..objectives import Objective
@@ -25,6 +26,7 @@ from .source import Ensemble, Models, Single, Smoothed, Source, View, Viewed
 from .walk import Rule, Steepest, Walk
 
 Report = Callable[[Progress], None] | None
+_PLAIN = Speed()
 
 
 def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
@@ -33,6 +35,14 @@ def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
         job.fresh_start()
         walk.start(restart)
         _restart(job, walk, restart, progress, first)
+        if job.source.reduced and job.schedule.stop is not None:  # samples that ended early have not been judged yet
+            _settle(job, walk, restart)
+
+
+def _settle(job: Job, walk: Walk, restart: int) -> None:
+    """The best so far, judged by the model as it is."""
+    exact = job.value(job.best, job.schedule.steps, restart)
+    job.settle(exact, walk.score(job.best, exact))
 
 
 def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -> None:
@@ -52,8 +62,7 @@ def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -
             _step(job, walk, step, restart, progress, first)
         x = walk.point(schedule.steps)
         if job.source.reduced and schedule.keep == "best":
-            exact = job.value(job.best, schedule.steps, restart)
-            job.settle(exact, walk.score(job.best, exact))
+            _settle(job, walk, restart)
         loss = job.value(x, schedule.steps, restart)
         job.watch(schedule.steps, loss, None)
         job.take(x, loss, walk.score(x, loss), schedule.steps, restart, always=schedule.keep == "last")
@@ -109,6 +118,12 @@ def members(model: Models) -> list[Any]:
     return [model]
 
 
+def _only_plain(speed: Speed) -> None:
+    for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
+        if getattr(speed, name) not in (plain, "auto"):
+            raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
+
+
 def source_of(
     model: Models,
     table: Backend,
@@ -117,9 +132,15 @@ def source_of(
     ensemble: str | Sequence[float] = "mean",
     view: View | None = None,
     smooth: Tensor | None = None,
+    speed: Speed = _PLAIN,
 ) -> Source:
     """The models, their combination, and the views through which they are seen."""
-    singles = [Single(m) for m in members(model)]
+    models = members(model)
+    if len(models) > 1 and ensemble == "logits":  # one graph through all of them
+        _only_plain(speed)
+        singles = [Single(m) for m in models]
+    else:
+        singles = [Single(m, fast=Prepared(m, speed, eval_mode=schedule.eval_mode)) for m in models]
     source: Source = singles[0]
     if len(singles) > 1:
         how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
@@ -145,6 +166,7 @@ def attack(
     mask: Tensor | None = None,
     sample_ids: Tensor | None = None,
     progress: Report = None,
+    speed: Speed = _PLAIN,
 ) -> Outcome:
     """Run the loop.
 
@@ -160,6 +182,7 @@ def attack(
         wrap: makes another source of the one that model, view and smooth make.
         mask: broadcastable to origin, 0 keeps the pixel.
         sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
+        speed: how gradients are made, see `Speed`.
 
     Raises:
         TypeError, ValueError: input, model or objective do not fit. NonFiniteError: NaN or infinity on the way.
@@ -182,7 +205,7 @@ def attack(
     ids = torch.arange(batch, device=origin.device) if given is None else given
     bounds = check.bounds_of(threat.bounds, origin.dtype)
     check_grid(origin, threat)
-    source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth)
+    source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth, speed=speed)
     source = source if wrap is None else wrap(source, table)
 
     def job_of(rows: slice) -> Job:
@@ -207,7 +230,7 @@ def attack(
 
     return Outcome(
         whole("best"), whole("best_loss"), whole("best_step"), whole("best_restart"), whole("used"),
-        time.perf_counter() - began, complete,
+        time.perf_counter() - began, complete, source.how,
     )  # fmt: skip
 
 
