@@ -55,6 +55,22 @@ def _random_state(device: torch.device) -> Iterator[None]:
             torch.cuda.set_rng_state(cuda, device)
 
 
+def _modules(model: Callable[..., Any]) -> list[nn.Module]:
+    root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    return list(root.modules()) if isinstance(root, nn.Module) else []
+
+
+@contextmanager
+def frozen(net: Callable[..., Any]) -> Iterator[None]:
+    """Inside: eval mode, and parameters that need no gradient. After: the flags as before.
+
+    For a network whose backward pass comes later. Eval mode writes no buffers, and restoring them as left_as_found does
+    would make autograd refuse those that it saved.
+    """
+    with _flags(_modules(net), eval_mode=True):
+        yield
+
+
 @contextmanager
 def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode: bool) -> Iterator[None]:
     """Inside: parameters need no gradient and, with ``eval_mode``, every module is in eval mode. After: as before.
@@ -63,8 +79,7 @@ def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode:
     random state are restored. ``.grad`` fields and hooks are never touched. Modules are those of an nn.Module or of the
     nn.Module that a bound method belongs to; what another callable hides (a lambda around a module) is not seen.
     """
-    root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-    modules = list(root.modules()) if isinstance(root, nn.Module) else []
+    modules = _modules(model)
     with _random_state(device), buffers_kept(modules), _flags(modules, eval_mode):
         yield
 

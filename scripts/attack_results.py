@@ -1,7 +1,7 @@
 """What each attack costs each denoiser, measured: `python scripts/attack_results.py --help`.
 
-`run` attacks the networks on central crops of Set12 and writes one JSON file for each (network, attack, radius), so that
-it can be interrupted and goes on; `table` makes the Markdown of docs/results/attacks.md of them.
+`run` attacks the networks on central crops of Set12 and writes one JSON file for each (network, attack, radius), so
+that it can be interrupted and goes on; `table` makes the Markdown of docs/results/attacks.md of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from .base import Attack, AttackResult, Options
 from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
+from .dense import CosPGD, SegPGD
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
+from .perceptual import FeaturePGD, LPIPSAttack
 from .transfer import DIM, MIFGSM, NIFGSM, TIM
 from .universal import Universal, UniversalResult
 
@@ -16,9 +18,13 @@ __all__ = [
     "TIM",
     "Attack",
     "AttackResult",
+    "CosPGD",
     "DenoisingPGD",
+    "FeaturePGD",
+    "LPIPSAttack",
     "ObsAtk",
     "Options",
+    "SegPGD",
     "Universal",
     "UniversalResult",
     "denoising_pgd",

@@ -117,6 +117,9 @@ class Attack:
         check_models(model, ensemble)
         if not callable(objective):
             raise TypeError(f"objective: wanted a function of (output, target), got {type(objective).__name__}")
+        if isinstance(objective, type):
+            name = objective.__name__
+            raise TypeError(f"objective: wanted a function of (output, target), got the class {name}; write {name}()")
         if sigma is not None:
             check.positive(sigma, "sigma", sigma if isinstance(sigma, Tensor) else torch.zeros(1))
         self.model = model

@@ -220,7 +220,9 @@ class Prepared:
             loss = torch.cat(losses)
         return (loss, grad) if scale == 1.0 else (loss / scale, grad.div_(scale))
 
-    def value(self, function: Callable[[Call, Tensor, Any], Tensor], objective: object, x: Tensor, target: Any) -> Tensor:
+    def value(
+        self, function: Callable[[Call, Tensor, Any], Tensor], objective: object, x: Tensor, target: Any
+    ) -> Tensor:
         """The loss of the model as it is, in its own precision."""
         self.begin(x)
         seen, batch = self._laid(x), x.shape[0]
