@@ -167,7 +167,7 @@ class Attack:
 
     def __call__(self, x: Tensor, target: Any, **options: Any) -> Tensor:
         """The adversarial inputs alone; arguments as for `run`."""
-        return self._outcome(x, target, **options).adversarial
+        return self._outcome(x, target, with_loss=False, **options).adversarial
 
     def run(
         self,
@@ -192,7 +192,7 @@ class Attack:
             NonFiniteError: the model or the objective gave NaN or infinity; step and sample are named.
             MemoryError: ``max_batch`` samples, or one, do not fit in memory.
         """
-        found = self._outcome(x, target, mask=mask, sample_ids=sample_ids, progress=progress)
+        found = self._outcome(x, target, with_loss=True, mask=mask, sample_ids=sample_ids, progress=progress)
         before = after = None
         if isinstance(target, Tensor) and target.is_floating_point() and target.shape == x.shape:
             backend = self.schedule.backend
@@ -211,6 +211,7 @@ class Attack:
         x: Tensor,
         target: Any,
         *,
+        with_loss: bool,
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
@@ -219,6 +220,7 @@ class Attack:
             self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule,
             rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth,
             mask=mask, sample_ids=sample_ids, progress=progress, speed=self.speed,
+            with_loss=with_loss,
         )  # fmt: skip
 
     def __repr__(self) -> str:

@@ -32,6 +32,7 @@ class Job:
     bounds: Bounds
     table: Backend
     ids: Tensor
+    judged: bool = True
     best: Tensor = field(init=False)
     best_loss: Tensor = field(init=False)
     best_value: Tensor = field(init=False)

@@ -61,6 +61,10 @@ def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -
                     job = part
             _step(job, walk, step, restart, progress, first)
         x = walk.point(schedule.steps)
+        if not job.judged:
+            job.best.copy_(x)
+            job.best_step.fill_(schedule.steps)
+            return
         if job.source.reduced and schedule.keep == "best":
             _settle(job, walk, restart)
         loss = job.value(x, schedule.steps, restart)
@@ -167,6 +171,7 @@ def attack(
     sample_ids: Tensor | None = None,
     progress: Report = None,
     speed: Speed = _PLAIN,
+    with_loss: bool = True,
 ) -> Outcome:
     """Run the loop.
 
@@ -183,6 +188,8 @@ def attack(
         mask: broadcastable to origin, 0 keeps the pixel.
         sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
         speed: how gradients are made, see `Speed`.
+        with_loss: False leaves out the forward pass that judges the last iterate where keep="last" returns it anyway
+            (one restart); the loss is NaN then.
 
     Raises:
         TypeError, ValueError: input, model or objective do not fit. NonFiniteError: NaN or infinity on the way.
@@ -212,6 +219,7 @@ def attack(
         return Job(
             source, objective, schedule, threat, own[rows], _part(goal, rows, batch), _part(known, rows, batch),
             _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch), bounds, table, ids[rows],
+            judged=with_loss or schedule.keep == "best" or schedule.restarts > 1,
         )  # fmt: skip
 
     with ExitStack() as stack:

@@ -96,6 +96,13 @@ def _exact(conv: nn.Module, norm: nn.Module) -> bool:
     return mean is not None and weight is not None and weight.dtype == mean.dtype and len(mean) == len(weight)
 
 
+class Wide(nn.Conv2d):
+    """Leaves channels_last where the weights outweigh the input: oneDNN reorders them at each call."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.contiguous() if self.weight.numel() > input.numel() else input)
+
+
 def folded(model: nn.Module, pairs: Pairs) -> nn.Module:
     """A copy of the model's modules with the same parameters and buffers, but for the folded convolutions'."""
     swaps: dict[nn.Module, nn.Module] = {}
@@ -128,6 +135,8 @@ def _merged(conv: nn.Module, norm: Any) -> nn.Module:
     bias = (0 if twin.bias is None else twin.bias.double()) - norm.running_mean.double()
     bias = bias * scale + (0 if norm.bias is None else norm.bias.double())
     weight = twin.weight * scale.to(twin.weight.dtype).reshape(-1, *[1] * (twin.weight.dim() - 1))
+    if type(conv) is nn.Conv2d and weight.device.type == "cpu":
+        twin.__class__ = Wide
     twin._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
     twin._parameters["bias"] = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
     return twin  # type: ignore[no-any-return]

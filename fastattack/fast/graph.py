@@ -30,7 +30,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def aside(self, function: Callable[[], Outputs]) -> Outputs:
         current = torch.cuda.current_stream(self.device)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -129,7 +130,7 @@ def _tf32() -> Iterator[None]:
 
     A process that has set torch's newer flags (``fp32_precision``) cannot read the older ones.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
     try:
         places = [(matmul, "allow_tf32", matmul.allow_tf32), (cudnn, "allow_tf32", cudnn.allow_tf32)]
         on: bool | str = True
