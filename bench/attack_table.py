@@ -135,7 +135,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.thread_time if options.threads == 1 else time.perf_counter
-    print(f"{options.threads} threads, torch {torch.__version__}, {STEPS} steps, {options.rounds} rounds, medians")
+    print(
+        f"{options.threads} threads, torch {torch.__version__}, {STEPS} steps, {options.rounds} rounds, medians",
+        flush=True,
+    )
     rows = []
     for name in options.cases or names:
         case = classifier() if name == "resnet18" else denoiser(options.shared, name)
@@ -148,7 +151,7 @@ def main() -> None:
             .run(case.x, case.target)
             .how
         )
-        print(f"\n{name} {tuple(case.x.shape)}, loss {losses['plain']:.5f}; auto: {how}")
+        print(f"\n{name} {tuple(case.x.shape)}, loss {losses['plain']:.5f}; auto: {how}", flush=True)
         for way, spent in times.items():
             print(
                 f"  {way:<20} {spent:8.3f} s  {times['plain'] / spent:5.2f} x plain  {best / spent:5.2f} x best plain"

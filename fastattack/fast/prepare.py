@@ -199,12 +199,12 @@ class Prepared:
 
     def _calibrate(self, function: Gradient, objective: object, x: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """The first gradient, and a power of two for the others: the largest that overflows nothing, and a margin."""
-        for power in (16, 12, 8, 4, 0):
+        for power in (24, 14, 6, 0):
             self.scale = 2.0**power
             found = self._in_parts(function, objective, x, target)
             if found[1].isfinite().all():  # waits for the device, once for each attack
                 break
-        self.scale = max(1.0, 2.0 ** (power - 4))
+        self.scale = max(1.0, 2.0 ** (power - 3))
         return found
 
     def _in_parts(self, function: Gradient, objective: object, x: Tensor, target: Any) -> tuple[Tensor, Tensor]:
