@@ -1,6 +1,6 @@
 """Whole attacks beside the loop that one writes by hand: `python -m bench.attack_table [NAME ...] [--threads 1]`.
 
-Every way takes the same ten steps from the same start in one process, interleaved A B A B, medians. The loss that a way
+Every way takes the same steps from the same start in one process, interleaved A B A B, medians. The loss that a way
 reaches must be that of the plain loop to 1e-3 before its time counts. With one thread the time is that thread's own
 (time.thread_time): what other jobs take away does not count.
 """
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 import fastattack as fa
 from bench.classifier import resnet18
+from fastattack.fast.precision import precision_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-STEPS, EPS, STEP = 10, 5 / 255, 1 / 255
+EPS, STEP = 5 / 255, 1 / 255
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Case:
     x: Tensor
     target: Tensor
     objective: Callable[[Any, Any], Tensor]
+    steps: int = 10
 
 
 def crops(folder: Path, channels: int, count: int = 4, side: int = 128) -> Tensor:
@@ -74,7 +76,7 @@ def plain(case: Case, form: torch.memory_format) -> Callable[[], Tensor]:
 
     def run() -> Tensor:
         adv = origin.clone()
-        for _ in range(STEPS):
+        for _ in range(case.steps):
             adv.requires_grad_(True)
             (grad,) = torch.autograd.grad(case.objective(model(adv), case.target).sum(), adv)
             with torch.no_grad():
@@ -86,21 +88,24 @@ def plain(case: Case, form: torch.memory_format) -> Callable[[], Tensor]:
 
 
 def ways_of(case: Case) -> dict[str, Callable[[], Tensor]]:
-    """``keep="last"`` in ours, because the plain loops keep the last iterate too (ours judges it once more)."""
+    """``keep="last"`` in ours, because the plain loops keep the last iterate too."""
     common: dict[str, Any] = {
-        "objective": case.objective, "eps": EPS, "step": STEP, "steps": STEPS, "random_start": False, "keep": "last",
+        "objective": case.objective, "eps": EPS, "step": STEP, "steps": case.steps, "random_start": False,
+        "keep": "last",
     }  # fmt: skip
 
     def ours(**speed: Any) -> Callable[[], Tensor]:
         attack = fa.PGD(case.model, **common, **speed)
         return lambda: attack(case.x, case.target)
 
-    return {
+    ways = {
         "plain": plain(case, torch.contiguous_format),
         "plain channels_last": plain(case, torch.channels_last),
         "ours": ours(),
-        "ours auto": ours(precision="auto"),
     }
+    if precision_of("auto", case.x).reduced:  # else it is ours
+        ways["ours auto"] = ours(precision="auto")
+    return ways
 
 
 def check(case: Case, ways: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
@@ -130,18 +135,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; all of them by default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--shared", type=Path, default=SHARED, help="where the published weights and images lie")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.thread_time if options.threads == 1 else time.perf_counter
     print(
-        f"{options.threads} threads, torch {torch.__version__}, {STEPS} steps, {options.rounds} rounds, medians",
+        f"{options.threads} threads, torch {torch.__version__}, {options.steps} steps, medians of {options.rounds}",
         flush=True,
     )
     rows = []
     for name in options.cases or names:
         case = classifier() if name == "resnet18" else denoiser(options.shared, name)
+        case.steps = options.steps
         ways = ways_of(case)
         losses = check(case, ways)
         times = interleaved(ways, options.rounds, clock)
