@@ -31,7 +31,8 @@ def _flags(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(modules: list[nn.Module]) -> Iterator[None]:
+def buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
+    """What is written into the modules' buffers inside is undone after."""
     kept = [(m, name, b, b.detach().clone()) for m in modules for name, b in m._buffers.items() if b is not None]
     try:
         yield
@@ -79,7 +80,7 @@ def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode:
     nn.Module that a bound method belongs to; what another callable hides (a lambda around a module) is not seen.
     """
     modules = _modules(model)
-    with _random_state(device), _buffers(modules), _flags(modules, eval_mode):
+    with _random_state(device), buffers_kept(modules), _flags(modules, eval_mode):
         yield
 
 

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from .. import engine
 from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Steepest, View
+from ..fast import Speed
 from ..objectives import Objective, mse
 from ..ops import NoiseStats, check, noise_stats
 from ..threat import Threat
@@ -31,6 +32,7 @@ class AttackResult:
         seconds: wall-clock time of the loop.
         complete: False where an interrupt ended it (``on_interrupt="return"``).
         success: (B,) bool, the loss is past ``threshold``; None where there is none.
+        how: in words, in which precision and by which means the gradients were made.
     """
 
     adversarial: Tensor
@@ -43,11 +45,12 @@ class AttackResult:
     seconds: float
     complete: bool = True
     success: Tensor | None = None
+    how: str = ""
 
 
 class Options(TypedDict, total=False):
-    """Options that every attack takes, beside its own. Their meaning: `fastattack.engine.Schedule` (how it walks) and
-    `fastattack.threat.Threat` (where it may go).
+    """Options that every attack takes, beside its own. Their meaning: `fastattack.engine.Schedule` (how it walks),
+    `fastattack.threat.Threat` (where it may go) and `fastattack.fast.Speed` (how gradients are made).
 
     ``targeted``: go down the objective, towards the target. ``ensemble``: how several models become one, see
     `fastattack.engine.Ensemble`: "mean", "max", "min", "softmax", "logits", or a weight for each model.
@@ -80,10 +83,17 @@ class Options(TypedDict, total=False):
     eval_mode: bool
     on_interrupt: str
     backend: str
+    precision: str
+    channels_last: bool | None
+    fold: bool
+    compile: bool
+    graph: str
+    chunk: int | None
 
 
 _THREAT = {f.name for f in fields(Threat)}
 _SCHEDULE = {f.name for f in fields(Schedule)} - {"minimise"}
+_SPEED = {f.name for f in fields(Speed)}
 _OWN = {"objective", "targeted", "ensemble", "view", "smooth"}
 
 
@@ -102,6 +112,7 @@ class Attack:
         view: View | None = None,
         smooth: Tensor | None = None,
         sigma: float | Tensor | None = None,
+        speed: Speed | None = None,
     ) -> None:
         check_models(model, ensemble)
         if not callable(objective):
@@ -120,6 +131,7 @@ class Attack:
         self.view = view
         self.smooth = smooth
         self.sigma = sigma
+        self.speed = Speed() if speed is None else speed
 
     def compose(
         self,
@@ -139,7 +151,7 @@ class Attack:
             ball: the attack needs a radius; False: it looks for the smallest perturbation, and eps is None.
         """
         chosen: dict[str, Any] = {"objective": mse, "targeted": False, "ensemble": "mean", **fixed, **options}
-        unknown = set(chosen) - _THREAT - _SCHEDULE - _OWN
+        unknown = set(chosen) - _THREAT - _SCHEDULE - _SPEED - _OWN
         if unknown:
             raise TypeError(f"{type(self).__name__}: unknown option {', '.join(sorted(unknown))}")
         if ball and chosen.get("eps") is None:
@@ -148,16 +160,18 @@ class Attack:
         schedule = Schedule(
             minimise=chosen["targeted"], **{k: v for k, v in chosen.items() if k in _SCHEDULE}
         )  # fmt: skip
+        speed = Speed(**{k: v for k, v in chosen.items() if k in _SPEED})
         if needs_starts and schedule.restarts > 1 and not schedule.random_start:
             raise ValueError("restarts: wanted 1 where random_start=False (every restart would be the same)")
         Attack.__init__(
             self, model, objective=chosen["objective"], threat=threat, schedule=schedule, rule=rule,
             ensemble=chosen["ensemble"], view=chosen.get("view"), smooth=chosen.get("smooth"), sigma=sigma,
+            speed=speed,
         )  # fmt: skip
 
     def __call__(self, x: Tensor, target: Any, **options: Any) -> Tensor:
         """The adversarial inputs alone; arguments as for `run`."""
-        return self._outcome(x, target, **options).adversarial
+        return self._outcome(x, target, with_loss=False, **options).adversarial
 
     def run(
         self,
@@ -182,7 +196,7 @@ class Attack:
             NonFiniteError: the model or the objective gave NaN or infinity; step and sample are named.
             MemoryError: ``max_batch`` samples, or one, do not fit in memory.
         """
-        found = self._outcome(x, target, mask=mask, sample_ids=sample_ids, progress=progress)
+        found = self._outcome(x, target, with_loss=True, mask=mask, sample_ids=sample_ids, progress=progress)
         before = after = None
         if isinstance(target, Tensor) and target.is_floating_point() and target.shape == x.shape:
             backend = self.schedule.backend
@@ -193,7 +207,7 @@ class Attack:
         success = None if threshold is None else (found.loss < threshold if down else found.loss > threshold)
         return AttackResult(
             found.adversarial, found.loss, found.best_step, found.best_restart, found.steps_used, before, after,
-            found.seconds, found.complete, success,
+            found.seconds, found.complete, success, found.how,
         )  # fmt: skip
 
     def _outcome(
@@ -201,6 +215,7 @@ class Attack:
         x: Tensor,
         target: Any,
         *,
+        with_loss: bool,
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
@@ -208,7 +223,8 @@ class Attack:
         return engine.attack(
             self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule,
             rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth,
-            mask=mask, sample_ids=sample_ids, progress=progress,
+            mask=mask, sample_ids=sample_ids, progress=progress, speed=self.speed,
+            with_loss=with_loss,
         )  # fmt: skip
 
     def __repr__(self) -> str:

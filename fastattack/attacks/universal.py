@@ -39,9 +39,17 @@ class OverData(Source):
         self, inner: Source, data: Batches, per_step: int | None, bounds: tuple[float, float] | None, table: Backend
     ) -> None:
         self.inner, self.data, self.per_step, self.bounds, self.table = inner, data, per_step, bounds, table
-        self.models, self.reduced = inner.models, inner.reduced
+        self.models = inner.models
         self.faithful = per_step is None  # else the loss beside a gradient is that of a part of the data
         self._coming: Iterator[tuple[Tensor, Any]] = iter(())
+
+    @property
+    def reduced(self) -> bool:
+        return self.inner.reduced
+
+    @property
+    def how(self) -> str:
+        return self.inner.how
 
     def _shifted(self, x: Tensor, delta: Tensor) -> Tensor:
         moved = x + delta
@@ -157,6 +165,7 @@ class Universal(Attack):
         found = engine.attack(
             self.model, origin, None, objective=self.objective, threat=self.threat, schedule=self.schedule,
             rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth, wrap=over, progress=progress,
+            speed=self.speed,
         )  # fmt: skip
         return UniversalResult(
             found.adversarial, float(found.loss), int(found.steps_used), found.seconds, found.complete

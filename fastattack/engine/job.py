@@ -33,6 +33,7 @@ class Job:
     bounds: Bounds
     table: Backend
     ids: Tensor
+    judged: bool = True
     best: Tensor = field(init=False)
     best_loss: Tensor = field(init=False)
     best_value: Tensor = field(init=False)
@@ -157,7 +158,7 @@ class Job:
         sound = loss.isfinite()
         if grad is not None:
             inner = tuple(range(1, grad.dim()))
-            sound = sound & torch.linalg.vector_norm(grad, float("inf"), dim=inner).isfinite()
+            sound = sound & grad.amax(inner).isfinite() & grad.amin(inner).isfinite()  # each lets a NaN through
         self.bad = torch.where((self.bad < 0) & ~sound, step, self.bad)
 
     def count(self) -> None:

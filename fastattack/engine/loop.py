@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..fast import Prepared, Speed
 from ..guard import fresh, left_as_found
 from ..inputs import check_clean, check_grid, check_input, check_target, dense
 from ..objectives import Objective
@@ -26,6 +27,7 @@ from .source import Ensemble, Models, Single, Smoothed, Source, View, Viewed
 from .walk import Rule, Steepest, Walk
 
 Report = Callable[[Progress], None] | None
+_PLAIN = Speed()
 
 
 def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
@@ -34,6 +36,14 @@ def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
         job.fresh_start()
         walk.start(restart)
         _restart(job, walk, restart, progress, first)
+        if job.source.reduced and job.schedule.stop is not None:  # samples that ended early have not been judged yet
+            _settle(job, walk, restart)
+
+
+def _settle(job: Job, walk: Walk, restart: int) -> None:
+    """The best so far, judged by the model as it is."""
+    exact = job.value(job.best, job.schedule.steps, restart)
+    job.settle(exact, walk.score(job.best, exact))
 
 
 def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -> None:
@@ -55,9 +65,12 @@ def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -
         if not walk.last_look:
             return
         x = walk.point(schedule.steps)
+        if not job.judged:
+            job.best.copy_(x)
+            job.best_step.fill_(schedule.steps)
+            return
         if job.source.reduced and schedule.keep == "best":
-            exact = job.value(job.best, schedule.steps, restart)
-            job.settle(exact, walk.score(job.best, exact))
+            _settle(job, walk, restart)
         loss = job.value(x, schedule.steps, restart)
         job.watch(schedule.steps, loss, None)
         job.take(x, loss, walk.score(x, loss), schedule.steps, restart, always=schedule.keep == "last")
@@ -114,6 +127,12 @@ def members(model: Models) -> list[Any]:
     return [model]
 
 
+def _only_plain(speed: Speed) -> None:
+    for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
+        if getattr(speed, name) not in (plain, "auto"):
+            raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
+
+
 def source_of(
     model: Models,
     table: Backend,
@@ -122,9 +141,15 @@ def source_of(
     ensemble: str | Sequence[float] = "mean",
     view: View | None = None,
     smooth: Tensor | None = None,
+    speed: Speed = _PLAIN,
 ) -> Source:
     """The models, their combination, and the views through which they are seen."""
-    singles = [Single(m) for m in members(model)]
+    models = members(model)
+    if len(models) > 1 and ensemble == "logits":  # one graph through all of them
+        _only_plain(speed)
+        singles = [Single(m) for m in models]
+    else:
+        singles = [Single(m, fast=Prepared(m, speed, eval_mode=schedule.eval_mode)) for m in models]
     source: Source = singles[0]
     if len(singles) > 1:
         how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
@@ -150,6 +175,8 @@ def attack(
     mask: Tensor | None = None,
     sample_ids: Tensor | None = None,
     progress: Report = None,
+    speed: Speed = _PLAIN,
+    with_loss: bool = True,
 ) -> Outcome:
     """Run the loop.
 
@@ -165,6 +192,9 @@ def attack(
         wrap: makes another source of the one that model, view and smooth make.
         mask: broadcastable to origin, 0 keeps the pixel.
         sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
+        speed: how gradients are made, see `Speed`.
+        with_loss: False leaves out the forward pass that judges the last iterate where keep="last" returns it anyway
+            (one restart); the loss is NaN then.
 
     Raises:
         TypeError, ValueError: input, model or objective do not fit. NonFiniteError: NaN or infinity on the way.
@@ -188,13 +218,14 @@ def attack(
     ids = torch.arange(batch, device=origin.device) if given is None else given
     bounds = check.bounds_of(threat.bounds, origin.dtype)
     check_grid(origin, threat)
-    source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth)
+    source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth, speed=speed)
     source = source if wrap is None else wrap(source, table)
 
     def job_of(rows: slice) -> Job:
         return Job(
             source, objective, schedule, threat, own[rows], _part(goal, rows, batch), _part(known, rows, batch),
             _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch), bounds, table, ids[rows],
+            judged=with_loss or schedule.keep == "best" or schedule.restarts > 1,
         )  # fmt: skip
 
     with ExitStack() as stack:
@@ -213,7 +244,7 @@ def attack(
 
     return Outcome(
         whole("best"), whole("best_loss"), whole("best_step"), whole("best_restart"), whole("used"),
-        time.perf_counter() - began, complete,
+        time.perf_counter() - began, complete, source.how,
     )  # fmt: skip
 
 

@@ -110,3 +110,4 @@ class Outcome:
     steps_used: Tensor
     seconds: float
     complete: bool = True
+    how: str = ""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..fast import Prepared
 from ..objectives import Objective
 from ..ops.backend import Backend, Scalar
 
@@ -40,12 +41,20 @@ class Source:
     Attributes:
         models: what is called, for the guard that leaves models as they were found.
         faithful: the loss that comes with a gradient is the loss at that point, not that of a random view of it.
-        reduced: that loss was computed in reduced precision; `value` never is.
     """
 
     models: Sequence[Model] = ()
     faithful: bool = True
-    reduced: bool = False
+
+    @property
+    def reduced(self) -> bool:
+        """The loss that comes with a gradient was computed in reduced precision; `value` never is."""
+        return False
+
+    @property
+    def how(self) -> str:
+        """In which precision and by which means gradients were made."""
+        return ""
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         """The loss (B,) at x, without a graph."""
@@ -70,13 +79,14 @@ _NO_GRADIENT = (
 )
 
 
-def backward(loss_of: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
-    """(loss, gradient of its sum) at a point."""
+def backward(loss_of: Callable[[Tensor], Tensor], at: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(loss, gradient of its sum) at a point, both times ``scale``."""
     with torch.enable_grad():
         x = at.detach().requires_grad_(True)
         loss = loss_of(x)
         if not loss.requires_grad:
             raise ValueError(_NO_GRADIENT)
+        loss = loss if scale == 1.0 else loss * scale
         (grad,) = torch.autograd.grad(loss.sum(), x, allow_unused=True)
     if grad is None:
         raise ValueError(_NO_GRADIENT)
@@ -84,19 +94,33 @@ def backward(loss_of: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, T
 
 
 class Single(Source):
-    """One model. ``fast``: a copy of it in reduced precision or another format that gives the gradients."""
+    """One model. ``fast``: what makes its gradients in reduced precision, another format, from a folded copy."""
 
-    def __init__(self, model: Model, *, fast: Model | None = None, reduced: bool = False) -> None:
+    def __init__(self, model: Model, *, fast: Prepared | None = None) -> None:
         self.models = (model,)
         self.model = model
-        self.fast = model if fast is None else fast
-        self.reduced = reduced
+        self.fast = fast
+
+    @property
+    def reduced(self) -> bool:
+        return self.fast is not None and self.fast.reduced
+
+    @property
+    def how(self) -> str:
+        return "" if self.fast is None else self.fast.how
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
-        return per_sample_loss(self.model, objective, x, target)
+        if self.fast is None:
+            return per_sample_loss(self.model, objective, x, target)
+        return self.fast.value(lambda model, v, t: per_sample_loss(model, objective, v, t), objective, x, target)
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
-        return backward(lambda v: per_sample_loss(self.fast, objective, v, target), x)
+        def of(model: Model, v: Tensor, t: Any, scale: float) -> tuple[Tensor, Tensor]:
+            return backward(lambda u: per_sample_loss(model, objective, u, t), v, scale)
+
+        if self.fast is None:
+            return of(self.model, x, target, 1.0)
+        return self.fast.gradient(of, objective, x, target)
 
 
 class Ensemble(Source):
@@ -111,27 +135,35 @@ class Ensemble(Source):
     def __init__(self, members: Sequence[Source], how: str, weights: Sequence[float] | None, table: Backend) -> None:
         self.members = members
         self.models = [m for member in members for m in member.models]
-        self.how, self.table = how, table
-        self.reduced = any(m.reduced for m in members)
+        self.rule, self.table = how, table
         self.weights = [1.0 / len(members)] * len(members) if weights is None else list(weights)
 
+    @property
+    def reduced(self) -> bool:
+        return any(m.reduced for m in self.members)
+
+    @property
+    def how(self) -> str:
+        each = [m.how for m in self.members]
+        return each[0] if len(set(each)) == 1 else "; ".join(each)
+
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
-        if self.how == "logits":
-            return per_sample_loss(self._mean_output(False), objective, x, target)
+        if self.rule == "logits":
+            return per_sample_loss(self._mean_output(), objective, x, target)
         return self._of_losses(torch.stack([m.value(x, target, objective, moment).double() for m in self.members]))
 
     def _of_losses(self, losses: Tensor) -> Tensor:
-        if self.how in ("max", "min"):
-            return losses.amax(0) if self.how == "max" else losses.amin(0)
+        if self.rule in ("max", "min"):
+            return losses.amax(0) if self.rule == "max" else losses.amin(0)
         return (losses * self._shares(losses)).sum(0)
 
     def _shares(self, losses: Tensor) -> Tensor:
-        if self.how == "softmax":
+        if self.rule == "softmax":
             return losses.softmax(0)
         return losses.new_tensor(self.weights)[:, None]
 
-    def _mean_output(self, fast: bool) -> Model:
-        models = [getattr(m, "fast", m.models[0]) if fast else m.models[0] for m in self.members]
+    def _mean_output(self) -> Model:
+        models = [m.models[0] for m in self.members]
 
         def output(x: Tensor) -> Tensor:
             parts: list[Tensor] = [m(x) for m in models]
@@ -143,9 +175,9 @@ class Ensemble(Source):
         return output
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
-        if self.how == "logits":
-            return backward(lambda v: per_sample_loss(self._mean_output(True), objective, v, target), x)
-        if self.how == "softmax":
+        if self.rule == "logits":
+            return backward(lambda v: per_sample_loss(self._mean_output(), objective, v, target), x)
+        if self.rule == "softmax":
             return self._softmax_gradient(x, target, objective, moment)
         total, loss = None, None
         for member, weight in zip(self.members, self.weights, strict=True):
@@ -153,14 +185,14 @@ class Ensemble(Source):
             here = here.double()
             if total is None or loss is None:
                 total, loss = grad.clone(memory_format=torch.preserve_format), here
-                if self.how == "mean":
+                if self.rule == "mean":
                     gather(self.table, total, total.clone(), 0.0, weight)
                     loss = loss * weight
-            elif self.how == "mean":
+            elif self.rule == "mean":
                 gather(self.table, total, grad, 1.0, weight)
                 loss = loss + weight * here
             else:
-                taken = here > loss if self.how == "max" else here < loss
+                taken = here > loss if self.rule == "max" else here < loss
                 gather(self.table, total, grad, (~taken).double(), taken.double())
                 loss = torch.where(taken, here, loss)
         assert total is not None, "an ensemble has members"
@@ -198,7 +230,14 @@ class Viewed(Source):
     def __init__(self, inner: Source, view: View | None, samples: int, table: Backend) -> None:
         self.inner, self.view, self.samples, self.table = inner, view, samples, table
         self.models, self.faithful = inner.models, view is None
-        self.reduced = inner.reduced
+
+    @property
+    def reduced(self) -> bool:
+        return self.inner.reduced
+
+    @property
+    def how(self) -> str:
+        return self.inner.how
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         if self.view is not None:
@@ -247,7 +286,15 @@ class Smoothed(Source):
 
     def __init__(self, inner: Source, kernel: Tensor) -> None:
         self.inner, self.kernel = inner, kernel
-        self.models, self.faithful, self.reduced = inner.models, inner.faithful, inner.reduced
+        self.models, self.faithful = inner.models, inner.faithful
+
+    @property
+    def reduced(self) -> bool:
+        return self.inner.reduced
+
+    @property
+    def how(self) -> str:
+        return self.inner.how
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         return self.inner.value(x, target, objective, moment)

@@ -1,0 +1,142 @@
+"""Batch norms folded into the convolutions before them, in a copy that shares everything else."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Hashable
+from itertools import pairwise
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+Pairs = list[tuple[str, str]]
+"""Names of a convolution and of the batch norm behind it."""
+
+_known: WeakKeyDictionary[nn.Module, tuple[Hashable, Pairs]] = WeakKeyDictionary()
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Hooks must see the module that they were put on."""
+    everywhere = torch.nn.modules.module
+    if any(getattr(everywhere, "_global" + name, None) for name in HOOKS):
+        return True
+    return any(getattr(m, name, None) for m in model.modules() for name in HOOKS)
+
+
+def fingerprint(model: nn.Module) -> Hashable:
+    """What a model's structure follows from: its modules, their modes and their plain attributes; not its weights."""
+    plain = (int, float, bool, str, type(None))
+    return tuple(
+        (name, id(m), type(m), tuple((k, v) for k, v in vars(m).items() if isinstance(v, plain)))
+        for name, m in model.named_modules(remove_duplicate=False)
+    )
+
+
+def pairs_of(model: nn.Module) -> Pairs:
+    """The pairs to fold, for a model in eval mode; found once for each structure."""
+    if isinstance(model, torch.jit.ScriptModule) or not any(type(m) in NORMS for m in model.modules()):
+        return []
+    now = fingerprint(model)
+    before = _known.get(model)
+    if before is None or before[0] != now:
+        names = Counter(m for _, m in model.named_modules(remove_duplicate=False))
+        twin = folded(model, [])  # tracing runs forward methods, and what they leave behind must not stay in the model
+        found = [(c, n) for c, n in _search(twin, "") if names[model.get_submodule(c)] == 1]
+        _known[model] = before = (now, [p for p in found if _exact(*(model.get_submodule(n) for n in p))])
+    return before[1]
+
+
+def _search(module: nn.Module, prefix: str) -> Pairs:
+    """Pairs of a module that fx can trace whole; else of a Sequential's neighbours, and of the parts."""
+    try:
+        return [(prefix + c, prefix + n) for c, n in _traced(module)]
+    except Exception:  # whatever a forward method raises when it is handed proxies
+        parts = list(module.named_children())
+        found: Pairs = []
+        if type(module) is nn.Sequential:
+            found = [
+                (prefix + a, prefix + b) for (a, p), (b, q) in pairwise(parts) if type(p) in CONVS and type(q) in NORMS
+            ]
+        for name, part in parts:
+            found += _search(part, f"{prefix}{name}.") if any(part.children()) else []
+        return found
+
+
+def _traced(module: nn.Module) -> Pairs:
+    """Pairs in which the norm is the only one to see the convolution's output, and both are called once."""
+    graph = fx.Tracer().trace(module)
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    direct = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    found: Pairs = []
+    for node in graph.nodes:
+        if node.op != "call_module" or type(module.get_submodule(str(node.target))) not in NORMS:
+            continue
+        conv = node.args[0] if len(node.args) == 1 else None
+        if not isinstance(conv, fx.Node) or conv.op != "call_module" or len(conv.users) != 1:
+            continue
+        first, second = str(conv.target), str(node.target)
+        if type(module.get_submodule(first)) not in CONVS or calls[first] != 1 or calls[second] != 1:
+            continue
+        if not any(name.startswith((first + ".", second + ".")) for name in direct):
+            found.append((first, second))
+    return found
+
+
+def _exact(conv: nn.Module, norm: nn.Module) -> bool:
+    """The norm has statistics of its own, of as many channels, and both are what their class makes of them."""
+    if "forward" in vars(conv) or "forward" in vars(norm) or norm.training:
+        return False
+    mean, weight = norm._buffers.get("running_mean"), conv._parameters.get("weight")
+    return mean is not None and weight is not None and weight.dtype == mean.dtype and len(mean) == len(weight)
+
+
+class Wide(nn.Conv2d):
+    """Leaves channels_last where the weights outweigh the input: oneDNN reorders them at each call."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.contiguous() if self.weight.numel() > input.numel() else input)
+
+
+def folded(model: nn.Module, pairs: Pairs) -> nn.Module:
+    """A copy of the model's modules with the same parameters and buffers, but for the folded convolutions'."""
+    swaps: dict[nn.Module, nn.Module] = {}
+    for first, second in pairs:
+        conv, norm = model.get_submodule(first), model.get_submodule(second)
+        swaps[conv], swaps[norm] = _merged(conv, norm), nn.Identity()
+    return _replica(model, swaps)
+
+
+def _replica(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module not in done:
+        twin = done[module] = _shell(module)
+        twin._modules = {k: None if m is None else _replica(m, done) for k, m in module._modules.items()}
+    return done[module]
+
+
+def _shell(module: nn.Module) -> Any:
+    """A module of its own with the same contents; lists and dictionaries are copied, tensors shared."""
+    twin = module.__new__(type(module))
+    twin.__dict__.update({k: copy.copy(v) if isinstance(v, (dict, list, set)) else v for k, v in vars(module).items()})
+    return twin
+
+
+@torch.no_grad()
+def _merged(conv: nn.Module, norm: Any) -> nn.Module:
+    """norm(conv(x)) as one convolution; the factors in float64, so that weights are rounded once."""
+    twin = _shell(conv)
+    scale: Tensor = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    bias = (0 if twin.bias is None else twin.bias.double()) - norm.running_mean.double()
+    bias = bias * scale + (0 if norm.bias is None else norm.bias.double())
+    weight = twin.weight * scale.to(twin.weight.dtype).reshape(-1, *[1] * (twin.weight.dim() - 1))
+    if type(conv) is nn.Conv2d and weight.device.type == "cpu":
+        twin.__class__ = Wide
+    twin._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+    twin._parameters["bias"] = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
+    return twin  # type: ignore[no-any-return]
