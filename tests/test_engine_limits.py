@@ -165,11 +165,11 @@ def test_an_interrupt_ends_the_run_by_default():
 
 def test_an_interrupt_before_the_first_step_returns_the_input(monkeypatch):
     class Interrupted(Job):
-        count = 0
+        made = 0
 
         def __post_init__(self) -> None:
-            Interrupted.count += 1
-            if Interrupted.count == 2:
+            Interrupted.made += 1
+            if Interrupted.made == 2:
                 raise KeyboardInterrupt
             super().__post_init__()
 
