@@ -247,6 +247,36 @@ def test_a_model_that_cannot_take_the_format_is_attacked_without():
     assert torch.allclose(result.adversarial, by_hand(model, y, x), atol=2e-6)
 
 
+def test_wide_convolutions_leave_the_format(monkeypatch):
+    torch.manual_seed(0)
+    convs = [nn.Conv2d(1, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)]
+    model, (y, x) = with_statistics(nn.Sequential(*convs, nn.BatchNorm2d(64), nn.Conv2d(64, 1, 1))), pair(2, 4)
+    seen: list[tuple[int, bool]] = []
+    forward = nn.Conv2d.forward
+    watched = lambda self, v: seen.append((self.out_channels, v.is_contiguous())) or forward(self, v)  # noqa: E731
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    result = attack(model, channels_last=True).run(y, x)
+    assert "channels_last, 2 batch norms folded" in result.how
+    assert (64, True) in seen
+    assert torch.allclose(result.adversarial, by_hand(model, y, x), atol=2e-6)
+
+
+def test_the_last_iterate_is_judged_only_for_a_loss():
+    calls: list[int] = []
+
+    def model(v):
+        calls.append(1)
+        return v * 2
+
+    y, x = pair()
+    one = attack(model)
+    result = one.run(y, x)
+    assert len(calls) == 5
+    assert torch.equal(one(y, x), result.adversarial)
+    assert len(calls) == 9
+    assert torch.allclose(result.loss, ((result.adversarial * 2 - x) ** 2).flatten(1).mean(1).double(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2, 1, 3, 5), (2, 3, 4, 4), (1, 1, 1, 1)])
 def test_layout_keeps_every_value(shape):
     x = torch.rand(shape)
