@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import metrics
-from .attacks import FGSM, PGD, AttackResult, DenoisingPGD
+from .attacks import APGD, BIM, FGSM, MIFGSM, NIFGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, Square
 from .attacks.base import Attack
 from .engine import Model, Progress
 from .images import find_images, read_image
 
-ATTACKS = ("denoising-pgd", "pgd", "fgsm")
+ATTACKS: dict[str, type[Attack]] = {
+    "denoising-pgd": DenoisingPGD,
+    "pgd": PGD,
+    "apgd": APGD,
+    "bim": BIM,
+    "fgsm": FGSM,
+    "mi-fgsm": MIFGSM,
+    "ni-fgsm": NIFGSM,
+    "obsatk": ObsAtk,
+    "square": Square,
+}
+_IN_ONE_STEP, _FROM_THE_INPUT = ("fgsm",), ("fgsm", "bim", "mi-fgsm", "ni-fgsm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +46,7 @@ class JobConfig:
     max_batch: int = 4
     device: str = "cpu"
     backend: str = "auto"
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.attack not in ATTACKS:
@@ -56,15 +69,25 @@ class ImageResult:
 
 def build_attack(model: Model, config: JobConfig) -> Attack:
     """The attack that the configuration names."""
-    if config.attack == "fgsm":
-        return FGSM(model, eps=config.eps, norm=config.norm, backend=config.backend)
-    common = {
-        "eps": config.eps, "steps": config.steps, "step": config.step, "norm": config.norm, "restarts": config.restarts,
-        "seed": config.seed, "backend": config.backend,
-    }  # fmt: skip
-    if config.attack == "pgd":
-        return PGD(model, **common)  # type: ignore[arg-type]
-    return DenoisingPGD(model, preserve_noise=config.preserve_noise, sigma=config.sigma / 255, **common)  # type: ignore[arg-type]
+    name = config.attack
+    options: dict[str, Any] = {"eps": config.eps, "seed": config.seed, "backend": config.backend}
+    if name != "square":
+        options["precision"] = config.precision
+    elif config.precision != "fp32":
+        raise ValueError(f"precision: wanted fp32 for square, which takes no gradient, got {config.precision}")
+    if name not in _IN_ONE_STEP:
+        options |= {"queries" if name == "square" else "steps": config.steps}
+        if config.step is not None and name != "square":
+            options["step"] = config.step
+    if name not in _FROM_THE_INPUT:
+        options["restarts"] = config.restarts
+    elif config.restarts > 1:
+        raise ValueError(f"restarts: wanted 1 for {name}, which starts from the input itself, got {config.restarts}")
+    if name != "obsatk":
+        options["norm"] = config.norm
+    if name == "denoising-pgd":
+        options |= {"preserve_noise": config.preserve_noise, "sigma": config.sigma / 255}
+    return ATTACKS[name](model, **options)
 
 
 def image_names(paths: list[Path]) -> list[str]:
