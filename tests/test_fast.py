@@ -174,7 +174,7 @@ def test_hooks_fire_on_the_model_itself():
     seen: list[int] = []
     model[1].register_forward_hook(lambda m, i, o: seen.append(1))
     result = attack(model).run(y, x)
-    assert "nothing folded: the model has hooks" in result.how
+    assert "nothing folded: the model has hooks or is scripted" in result.how
     assert len(seen) >= 4
     assert torch.allclose(result.adversarial, by_hand(model, y, x), atol=2e-6)
 

@@ -75,9 +75,11 @@ class Prepared:
         if self.speed.compile:
             self.fast = torch.compile(self.model)
             self.notes.append("compiled")
-        elif self.speed.fold and self.eval_mode and self.module is not None:
-            self._fold(self.module)
+        pairs = self._pairs()
+        self.folds = len(pairs)
         self.images = self._wants_channels_last(x)
+        if self.module is not None and self._copies() and (self.folds or self.images):
+            self.fast = fold.folded(self.module, pairs, images=self.images)
         self.chunk = self._samples_at_a_time(x)
         if not self._same(x):
             self.fast, self.images, self.folds, self.chunk = self.model, False, 0, 0
@@ -101,14 +103,18 @@ class Prepared:
         # known: the layout of tensor cores; not measured yet
         return x.is_cuda and self.reduced and torch.cuda.get_device_capability(x.device) >= (7, 0)
 
-    def _fold(self, module: nn.Module) -> None:
-        if fold.has_hooks(module):
-            if any(type(m) in fold.NORMS for m in module.modules()):
-                self.notes.append("nothing folded: the model has hooks")
-            return
-        pairs = fold.pairs_of(module)
-        if pairs:
-            self.fast, self.folds = fold.folded(module, pairs), len(pairs)
+    def _copies(self) -> bool:
+        plain = self.module is None or self.speed.compile or not self.eval_mode  # training mode may write attributes
+        return not plain and self.module is not None and fold.can_be_copied(self.module)
+
+    def _pairs(self) -> fold.Pairs:
+        if self.module is None or not self.speed.fold or self.speed.compile or not self.eval_mode:
+            return []
+        if self._copies():
+            return fold.pairs_of(self.module)
+        if any(type(m) in fold.NORMS for m in self.module.modules()):
+            self.notes.append("nothing folded: the model has hooks or is scripted")
+        return []
 
     def _samples_at_a_time(self, x: Tensor) -> int:
         """0: the whole batch."""
