@@ -342,6 +342,13 @@ def test_samples_that_end_early_are_judged_in_full_precision(stop):
     assert torch.allclose(got.loss, ((model(got.adversarial) - x) ** 2).flatten(1).mean(1).double(), rtol=1e-5)
 
 
+def test_the_callers_autocast_is_no_reason_to_fall_back():
+    model, (y, x) = normed(), pair()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = attack(model, channels_last=True).run(y, x)
+    assert result.how == "fp32, channels_last, 2 batch norms folded"
+
+
 def test_fp16_scales_small_gradients():
     model, (y, x) = normed(), pair()
 

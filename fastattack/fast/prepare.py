@@ -20,6 +20,7 @@ from .speed import Speed
 
 Call = Callable[[Tensor], Any]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+ROUGH = 3e-2  # for half precision
 _CONVS = (nn.Conv2d, nn.ConvTranspose2d)
 _sound: WeakKeyDictionary[nn.Module, set[Hashable]] = WeakKeyDictionary()
 
@@ -172,7 +173,8 @@ class Prepared:
             if [_shape(w) for w in want] != [_shape(g) for g in got]:
                 return "its output is not made sample by sample"
             worst = max((_apart(w, g) for w, g in zip(want, got, strict=True)), default=0.0)
-        limit = TOLERANCE.get(x.dtype, 3e-2)
+        rough = torch.is_autocast_enabled(x.device.type)  # the caller's
+        limit = ROUGH if rough else TOLERANCE.get(x.dtype, ROUGH)
         return "" if worst <= limit else f"the outputs differ by {worst:.1e} of their size"
 
     # -- at each step --------------------------------------------------------------------------------------------------
