@@ -174,7 +174,7 @@ def test_hooks_fire_on_the_model_itself():
     seen: list[int] = []
     model[1].register_forward_hook(lambda m, i, o: seen.append(1))
     result = attack(model).run(y, x)
-    assert "nothing folded: the model has hooks" in result.how
+    assert "nothing folded: the model has hooks or is scripted" in result.how
     assert len(seen) >= 4
     assert torch.allclose(result.adversarial, by_hand(model, y, x), atol=2e-6)
 
@@ -340,6 +340,13 @@ def test_samples_that_end_early_are_judged_in_full_precision(stop):
     model, (y, x) = normed(), pair(4)
     got = attack(model, precision="bf16", keep="best", steps=8, **stop).run(y, x)
     assert torch.allclose(got.loss, ((model(got.adversarial) - x) ** 2).flatten(1).mean(1).double(), rtol=1e-5)
+
+
+def test_the_callers_autocast_is_no_reason_to_fall_back():
+    model, (y, x) = normed(), pair()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = attack(model, channels_last=True).run(y, x)
+    assert result.how == "fp32, channels_last, 2 batch norms folded"
 
 
 def test_fp16_scales_small_gradients():

@@ -29,6 +29,11 @@ def has_hooks(model: nn.Module) -> bool:
     return any(getattr(m, name, None) for m in model.modules() for name in HOOKS)
 
 
+def can_be_copied(model: nn.Module) -> bool:
+    """Hooks must see the module that they were put on, and scripted modules are no Python."""
+    return not has_hooks(model) and not any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+
+
 def fingerprint(model: nn.Module) -> Hashable:
     """What a model's structure follows from: its modules, their modes and their plain attributes; not its weights."""
     plain = (int, float, bool, str, type(None))
@@ -40,7 +45,7 @@ def fingerprint(model: nn.Module) -> Hashable:
 
 def pairs_of(model: nn.Module) -> Pairs:
     """The pairs to fold, for a model in eval mode; found once for each structure."""
-    if isinstance(model, torch.jit.ScriptModule) or not any(type(m) in NORMS for m in model.modules()):
+    if not any(type(m) in NORMS for m in model.modules()):
         return []
     now = fingerprint(model)
     before = _known.get(model)
@@ -96,20 +101,32 @@ def _exact(conv: nn.Module, norm: nn.Module) -> bool:
     return mean is not None and weight is not None and weight.dtype == mean.dtype and len(mean) == len(weight)
 
 
-class Wide(nn.Conv2d):
-    """Leaves channels_last where the weights outweigh the input: oneDNN reorders them at each call."""
+class Laid(nn.Conv2d):
+    """Works in channels_last, also where a model lost it on the way; but on the CPU in the standard format where its
+    weights outweigh the input, because oneDNN reorders them at each call."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.contiguous() if self.weight.numel() > input.numel() else input)
+        if input.dim() == 4:
+            wide = input.device.type == "cpu" and self.weight.numel() > input.numel()
+            input = input.contiguous(memory_format=torch.contiguous_format if wide else torch.channels_last)
+        return super().forward(input)
 
 
-def folded(model: nn.Module, pairs: Pairs) -> nn.Module:
-    """A copy of the model's modules with the same parameters and buffers, but for the folded convolutions'."""
+def folded(model: nn.Module, pairs: Pairs, *, images: bool = False) -> nn.Module:
+    """A copy of the model's modules with the same parameters and buffers, but for the folded convolutions'.
+
+    ``images``: its two-dimensional convolutions work in channels_last.
+    """
     swaps: dict[nn.Module, nn.Module] = {}
     for first, second in pairs:
         conv, norm = model.get_submodule(first), model.get_submodule(second)
         swaps[conv], swaps[norm] = _merged(conv, norm), nn.Identity()
-    return _replica(model, swaps)
+    twin = _replica(model, swaps)
+    if images:
+        for m in twin.modules():
+            if type(m) is nn.Conv2d and "forward" not in vars(m):
+                m.__class__ = Laid
+    return twin
 
 
 def _replica(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -135,8 +152,6 @@ def _merged(conv: nn.Module, norm: Any) -> nn.Module:
     bias = (0 if twin.bias is None else twin.bias.double()) - norm.running_mean.double()
     bias = bias * scale + (0 if norm.bias is None else norm.bias.double())
     weight = twin.weight * scale.to(twin.weight.dtype).reshape(-1, *[1] * (twin.weight.dim() - 1))
-    if type(conv) is nn.Conv2d and weight.device.type == "cpu":
-        twin.__class__ = Wide
     twin._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
     twin._parameters["bias"] = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
     return twin  # type: ignore[no-any-return]

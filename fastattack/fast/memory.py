@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 LEAST = 64 * 64  # pixels of an image from which channels_last pays without folding
-PIXELS = 32768  # a chunk's: 8 MB for 64 float32 channels
+PIXELS = 65536  # a chunk's: 16 MB for 64 float32 channels
 _LARGEST = (32 << 20) - (64 << 10)  # glibc never keeps larger blocks in its heap
 
 

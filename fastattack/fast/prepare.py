@@ -20,6 +20,7 @@ from .speed import Speed
 
 Call = Callable[[Tensor], Any]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+ROUGH = 3e-2  # for half precision
 _CONVS = (nn.Conv2d, nn.ConvTranspose2d)
 _sound: WeakKeyDictionary[nn.Module, set[Hashable]] = WeakKeyDictionary()
 
@@ -75,9 +76,11 @@ class Prepared:
         if self.speed.compile:
             self.fast = torch.compile(self.model)
             self.notes.append("compiled")
-        elif self.speed.fold and self.eval_mode and self.module is not None:
-            self._fold(self.module)
+        pairs = self._pairs()
+        self.folds = len(pairs)
         self.images = self._wants_channels_last(x)
+        if self.module is not None and self._copies() and (self.folds or self.images):
+            self.fast = fold.folded(self.module, pairs, images=self.images)
         self.chunk = self._samples_at_a_time(x)
         if not self._same(x):
             self.fast, self.images, self.folds, self.chunk = self.model, False, 0, 0
@@ -101,14 +104,18 @@ class Prepared:
         # known: the layout of tensor cores; not measured yet
         return x.is_cuda and self.reduced and torch.cuda.get_device_capability(x.device) >= (7, 0)
 
-    def _fold(self, module: nn.Module) -> None:
-        if fold.has_hooks(module):
-            if any(type(m) in fold.NORMS for m in module.modules()):
-                self.notes.append("nothing folded: the model has hooks")
-            return
-        pairs = fold.pairs_of(module)
-        if pairs:
-            self.fast, self.folds = fold.folded(module, pairs), len(pairs)
+    def _copies(self) -> bool:
+        plain = self.module is None or self.speed.compile or not self.eval_mode  # training mode may write attributes
+        return not plain and self.module is not None and fold.can_be_copied(self.module)
+
+    def _pairs(self) -> fold.Pairs:
+        if self.module is None or not self.speed.fold or self.speed.compile or not self.eval_mode:
+            return []
+        if self._copies():
+            return fold.pairs_of(self.module)
+        if any(type(m) in fold.NORMS for m in self.module.modules()):
+            self.notes.append("nothing folded: the model has hooks or is scripted")
+        return []
 
     def _samples_at_a_time(self, x: Tensor) -> int:
         """0: the whole batch."""
@@ -166,7 +173,8 @@ class Prepared:
             if [_shape(w) for w in want] != [_shape(g) for g in got]:
                 return "its output is not made sample by sample"
             worst = max((_apart(w, g) for w, g in zip(want, got, strict=True)), default=0.0)
-        limit = TOLERANCE.get(x.dtype, 3e-2)
+        rough = torch.is_autocast_enabled(x.device.type)  # the caller's
+        limit = ROUGH if rough else TOLERANCE.get(x.dtype, ROUGH)
         return "" if worst <= limit else f"the outputs differ by {worst:.1e} of their size"
 
     # -- at each step --------------------------------------------------------------------------------------------------
