@@ -57,6 +57,7 @@ FA_DEVICE void write_packs(const Samples<S, 4>& s, F step) {
   for (int k = 0; k < 4; ++k) lines[k] = reinterpret_cast<Pack<S>*>(s.data[k] + s.sample() * s.strides[k][0]);
   for (i64 i = s.tile() * THREADS + threadIdx.x; i < s.count / WIDTH; i += s.tiles * THREADS) {
     Pack<S> old = lines[0][i], previous = lines[1][i], grad = lines[2][i], origin = lines[3][i], out;
+#pragma unroll  // or ptxas may keep the packs in memory
     for (int j = 0; j < WIDTH; ++j)
       out.v[j] = Storage<S>::store(step(Storage<S>::load(old.v[j]), Storage<S>::load(previous.v[j]),
                                         Storage<S>::load(grad.v[j]), Storage<S>::load(origin.v[j])));
@@ -79,8 +80,9 @@ FA_KERNEL apgd_step_linf_kernel(const ApgdStep<S> p) {
   using T = typename Storage<S>::real;
   i64 sample = p.at.sample();
   T eps = (T)p.eps.at(sample), size = (T)p.step.at(sample), momentum = (T)p.momentum.at(sample);
+  Bounds<T> bounds = p.bounds();
   write(p.at, [&](T adv, T previous, T grad, T origin) {
-    return apgd_step_linf<S>(adv, previous, grad, origin, eps, size, momentum, p.bounds());
+    return apgd_step_linf<S>(adv, previous, grad, origin, eps, size, momentum, bounds);
   });
 }
 
@@ -97,9 +99,8 @@ FA_KERNEL apgd_step_measure_kernel(const ApgdStep<S> p) {
   using T = typename Storage<S>::real;
   MomentumL2 l2 = p.l2();
   if (!l2.measure) return;
-  double scale = p.scales().delta;
   sum_tile(p.at, p.squares, [&](const T(&x)[4]) {
-    double w = momentum_delta(x[0], x[1], x[2], x[3], l2, p.bounds()) * scale;
+    double w = momentum_delta(x[0], x[1], x[2], x[3], l2, p.bounds()) * p.delta_scale.at(p.at.sample());
     return SquareSum{w * w};
   });
 }
