@@ -67,7 +67,7 @@ class Options(TypedDict, total=False):
     norm: str
     bounds: tuple[float, float] | None
     grid: int | None
-    sparsity: float | Tensor
+    sparsity: float | Tensor | None
     steps: int
     step: float | Tensor | None
     random_start: bool

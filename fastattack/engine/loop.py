@@ -20,7 +20,7 @@ from ..objectives import Objective
 from ..ops import check
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
-from ..threat import Threat
+from ..threat import Threat, share_of
 from .job import Job
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
 from .source import Ensemble, Models, Single, Smoothed, Source, View, Viewed
@@ -213,6 +213,7 @@ def attack(
     default = eps * (2.0 / schedule.steps)
     step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
     step = -step if schedule.minimise else step
+    share = share_of(threat, origin)
     where = check.mask_of(mask, origin)
     given = check.ids_of(sample_ids, origin)
     ids = torch.arange(batch, device=origin.device) if given is None else given
@@ -224,7 +225,8 @@ def attack(
     def job_of(rows: slice) -> Job:
         return Job(
             source, objective, schedule, threat, own[rows], _part(goal, rows, batch), _part(known, rows, batch),
-            _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch), bounds, table, ids[rows],
+            _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch),
+            _part(share, rows, batch), bounds, table, ids[rows],
             judged=with_loss or schedule.keep == "best" or schedule.restarts > 1,
         )  # fmt: skip
 

@@ -30,8 +30,8 @@ class Schedule:
             "last" returns the last.
         stop: None takes all steps. "converged" ends a sample whose best loss has not risen by more than ``tolerance``
             times its size for ``patience`` steps; "success" ends it for good, with the iterate whose loss passes
-            ``threshold``. The samples that are left go on in a smaller batch; asking them costs one wait for the
-            device every ``patience`` steps.
+            ``threshold``. A sample that has ended finds and counts nothing more, whatever its batch does. The samples
+            that are left go on in a smaller batch; asking them costs one wait for the device every ``patience`` steps.
         threshold: a sample is fooled where its loss is above it (below, when minimising). None: no such notion.
         eot: gradients averaged at each step, for models that draw random numbers (expectation over transformation,
             Athalye et al., arXiv 1707.07397). The numbers follow from ``seed``.
