@@ -148,6 +148,8 @@ def check_gamma(gamma: float) -> None:
 class SmallestWalk(Walk):
     """Successes before failures, smaller ones before larger ones."""
 
+    tells_success = True
+
     def start(self, restart: int) -> None:
         self.adv.copy_(self.job.origin)
 

@@ -205,10 +205,12 @@ class Job:
         self.stale = torch.where(rose, 0, self.stale + 1)
 
     def settle(self, loss: Tensor, score: tuple[Tensor | None, Tensor]) -> None:
-        """The best again, as the exact loss sees it."""
-        self.best_loss, self.best_value = loss.double(), score[1]
+        """The best again, as the exact loss sees it, where there is one."""
+        there = self.best_step >= 0
+        self.best_loss = torch.where(there, loss.double(), self.best_loss)
+        self.best_value = torch.where(there, score[1], self.best_value)
         if score[0] is not None:
-            self.best_success = score[0]
+            self.best_success = there & score[0]
 
     def finished(self) -> Tensor:
         """(B,) bool: samples that need no further step of this restart."""

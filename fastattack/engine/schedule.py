@@ -39,7 +39,8 @@ class Schedule:
         max_batch: at most this many samples at a time go through the model; None means all, and half of them again
             where the memory does not suffice (with a warning).
         eval_mode: run the model in eval mode (its flags are restored); False attacks it in the mode that it is in.
-        on_interrupt: "raise" lets a KeyboardInterrupt through; "return" gives back the best so far.
+        on_interrupt: "raise" lets a KeyboardInterrupt through; "return" gives back the best so far (keep="last": the
+            iterate that the first restart had reached), judged by the model as it is.
         backend: see fastattack.ops.
     """
 

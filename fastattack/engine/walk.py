@@ -24,11 +24,17 @@ class Walk:
     Attributes:
         needs_gradient: ``learn`` gets a gradient; False for black-box attacks.
         last_look: ``point(steps)`` is asked for; False where a step more would be a query more.
+        tells_success: ``score`` tells successes from failures. Then, and with stop="success", every loss that it and
+            ``learn`` get is that of the model as it is, at the price of a forward pass where gradients are made in
+            reduced precision.
         adv: (B, ...), the iterate; always inside the threat.
+        taken: steps of this restart that have been learnt from.
     """
 
     needs_gradient = True
     last_look = True
+    tells_success = False
+    taken = 0
 
     def __init__(self, job: Job) -> None:
         self.job = job
