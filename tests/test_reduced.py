@@ -48,10 +48,10 @@ def test_no_success_is_lost_and_none_invented(case, name):
 @pytest.mark.parametrize("attack", [fa.PGD, fa.APGD])
 def test_only_samples_that_are_fooled_end(case, attack):
     model, x, labels = case
-    options = {"eps": 0.1, "steps": 40, "step": 0.002, "objective": MARGIN, "threshold": 0.0, "random_start": False}
+    options = {"eps": 0.1, "steps": 80, "step": 0.0005, "objective": MARGIN, "threshold": 0.0, "random_start": False}
     whole = attack(model, **options).run(x, labels)
     found = attack(model, precision="bf16", stop="success", patience=1, **options).run(x, labels)
-    ended = found.steps_used < 40
+    ended = found.steps_used < 80
     assert ended.any()
     assert found.success[ended].all()
     assert (margin(model, found.adversarial, labels)[ended] > 0).all()
