@@ -29,7 +29,7 @@ class Threat:
         zero_mean: each sample's perturbation sums to zero (for "l2"; excludes bounds, masks and preserve_noise).
         grid: 8 or 16: the result lies on the grid k / (2^grid - 1), so that a PNG of that depth keeps every bit.
             Excludes preserve_noise and zero_mean; needs float32 or float64 images that have grid points in reach.
-        sparsity: for "l1" alone: the share of the pixels that a step moves, in (0, 1], a float or (B,); None means 0.05.
+        sparsity: for "l1" alone: the share of the pixels that a step moves, in (0, 1], a float or (B,); None: 0.05.
     """
 
     norm: str = "linf"

@@ -230,7 +230,9 @@ def test_an_interrupt_in_a_later_restart_keeps_what_the_first_found():
     x, target = pair(3)
     options = {"eps": 0.05, "steps": 4, "keep": "last"}
     want = fa.PGD(Small(9), **options).run(x, target)
-    found = fa.PGD(Small(9), restarts=3, on_interrupt="return", **options).run(x, target, progress=interrupt_at(0, 1, 2))
+    found = fa.PGD(Small(9), restarts=3, on_interrupt="return", **options).run(
+        x, target, progress=interrupt_at(0, 1, 2)
+    )
     assert torch.equal(found.adversarial, want.adversarial)
     assert torch.equal(found.loss, want.loss)
 

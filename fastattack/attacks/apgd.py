@@ -52,6 +52,8 @@ class APGD(Attack):
     ) -> None:
         if "zero_mean" in options:
             raise TypeError("APGD: unknown option zero_mean")
+        if getattr(options.get("objective"), "at", None) is not None:
+            raise ValueError("objective: wanted one whose losses compare between steps, got one that changes with them")
         rule = SparseWalk if options.get("norm") == "l1" else MomentumWalk
         sparsity = 0.2 if rule is SparseWalk else None
         self.compose(

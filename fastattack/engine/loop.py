@@ -156,8 +156,10 @@ def members(model: Models) -> list[Any]:
 
 def _only_plain(speed: Speed) -> None:
     for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
-        if getattr(speed, name) not in (plain, "auto"):
+        if getattr(speed, name) != plain and not (name == "graph" and speed.graph == "auto"):
             raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
+    if speed.channels_last:
+        raise ValueError("channels_last: wanted None or False with ensemble='logits', got True")
 
 
 def source_of(

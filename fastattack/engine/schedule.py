@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from torch import Tensor
 
@@ -74,7 +77,14 @@ class Schedule:
             raise ValueError("stop: wanted None with keep='last' (a sample that ends early has no last iterate)")
         if self.stop == "success" and self.threshold is None:
             raise ValueError("threshold: wanted a loss with stop='success', got None")
-        if not self.tolerance >= 0:
+        for name in ("random_start", "minimise", "eval_mode"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: wanted True or False, got {getattr(self, name)!r}")
+        if self.step is not None:
+            check_step(self.step)
+        if self.threshold is not None and not math.isfinite(number_of(self.threshold, "threshold")):
+            raise ValueError(f"threshold: wanted a finite number, got {self.threshold!r}")
+        if not number_of(self.tolerance, "tolerance") >= 0:
             raise ValueError(f"tolerance: wanted a number >= 0, got {self.tolerance!r}")
         if self.on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt: wanted 'raise' or 'return', got {self.on_interrupt!r}")
@@ -84,6 +94,26 @@ class Schedule:
     def restart_seed(self, restart: int) -> int:
         """The seed of one restart; that of the first is ``seed``."""
         return (self.seed + restart * 0x9E3779B97F4A7C15) % 2**64
+
+
+def number_of(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: wanted a number, got {type(value).__name__} {value!r}")
+    return float(value)
+
+
+def check_step(step: Any, *, positive: bool = False) -> None:
+    """A finite length >= 0, or one for each sample; > 0 where the user gave it. The direction is the objective's."""
+    if isinstance(step, Tensor):
+        if step.dim() > 1:
+            raise ValueError(f"step: wanted a number or a tensor (B,), got shape {tuple(step.shape)}")
+        lengths = step.detach().double().flatten().tolist()
+    else:
+        lengths = [number_of(step, "step")]
+    for length in lengths:
+        if not (0 < length < math.inf or (length == 0 and not positive)):
+            hint = "; targeted=True goes down" if length < 0 else ""
+            raise ValueError(f"step: wanted a finite length > 0, got {length}{hint}")
 
 
 @dataclass(frozen=True)
