@@ -32,7 +32,11 @@ def _flags(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
-    """What is written into the modules' buffers inside is undone after."""
+    """What is written into the modules' buffers inside is undone after.
+
+    Unseen by autograd, which may have saved a buffer for a backward pass of the caller's that is still to come: it will
+    find the numbers that it saved. Version counters would not do to tell which were written: batch norm moves none.
+    """
     kept = [(m, name, b, b.detach().clone()) for m in modules for name, b in m._buffers.items() if b is not None]
     try:
         yield
@@ -40,7 +44,7 @@ def buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for m, name, buffer, value in kept:
                 m._buffers[name] = buffer  # the model may have put another tensor there
-                buffer.copy_(value)
+                buffer.data.copy_(value)
 
 
 @contextmanager

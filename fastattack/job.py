@@ -27,19 +27,23 @@ ATTACKS: dict[str, type[Attack]] = {
     "obsatk": ObsAtk,
     "square": Square,
 }
+_WITHOUT_A_STEP = ("fgsm", "square")
 _IN_ONE_STEP, _FROM_THE_INPUT = ("fgsm",), ("fgsm", "bim", "mi-fgsm", "ni-fgsm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """What to attack, with what, on which images. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale."""
+    """What to attack, with what, on which images. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale.
+
+    steps=None and norm=None become those of the attack: 10 and "linf", one step for fgsm, "l2" for obsatk.
+    """
 
     attack: str = "denoising-pgd"
     sigma: float = 25.0
     eps: float = 5 / 255
-    steps: int = 10
+    steps: int | None = None
     step: float | None = None
-    norm: str = "linf"
+    norm: str | None = None
     preserve_noise: bool = True
     restarts: int = 1
     seed: int = 0
@@ -53,6 +57,16 @@ class JobConfig:
             raise ValueError(f"attack: wanted one of {', '.join(ATTACKS)}, got {self.attack!r}")
         if not 0 < self.sigma <= 255:
             raise ValueError(f"sigma: wanted a noise level on the 0-255 scale, 0 < sigma <= 255, got {self.sigma:g}")
+        if self.attack in _IN_ONE_STEP and self.steps not in (None, 1):
+            raise ValueError(f"steps: wanted none for {self.attack}, which takes one, got {self.steps}")
+        if self.attack in _WITHOUT_A_STEP and self.step is not None:
+            raise ValueError(f"step: wanted none for {self.attack}, which has no length to choose, got {self.step:g}")
+        if self.attack == "obsatk" and self.norm not in (None, "l2"):
+            raise ValueError(f"norm: wanted l2 for obsatk, got {self.norm}")
+        if self.steps is None:
+            object.__setattr__(self, "steps", 1 if self.attack in _IN_ONE_STEP else 10)
+        if self.norm is None:
+            object.__setattr__(self, "norm", "l2" if self.attack == "obsatk" else "linf")
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ def build_attack(model: Model, config: JobConfig) -> Attack:
         raise ValueError(f"precision: wanted fp32 for square, which takes no gradient, got {config.precision}")
     if name not in _IN_ONE_STEP:
         options |= {"queries" if name == "square" else "steps": config.steps}
-        if config.step is not None and name != "square":
+        if config.step is not None:
             options["step"] = config.step
     if name not in _FROM_THE_INPUT:
         options["restarts"] = config.restarts

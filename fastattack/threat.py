@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .ops import check
+from .ops.backend import Scalar
 
 NORMS = ("linf", "l2", "l1")
 _NUMBER = torch.zeros(1)  # stands for the images in checks that come before there are any
@@ -27,7 +29,7 @@ class Threat:
         zero_mean: each sample's perturbation sums to zero (for "l2"; excludes bounds, masks and preserve_noise).
         grid: 8 or 16: the result lies on the grid k / (2^grid - 1), so that a PNG of that depth keeps every bit.
             Excludes preserve_noise and zero_mean; needs float32 or float64 images that have grid points in reach.
-        sparsity: for "l1": the share of the pixels that a step moves, in (0, 1], a float or (B,).
+        sparsity: for "l1" alone: the share of the pixels that a step moves, in (0, 1], a float or (B,); None: 0.05.
     """
 
     norm: str = "linf"
@@ -36,16 +38,16 @@ class Threat:
     preserve_noise: bool = False
     zero_mean: bool = False
     grid: int | None = None
-    sparsity: float | Tensor = 0.05
+    sparsity: float | Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ValueError(f"norm: wanted one of {', '.join(map(repr, NORMS))}, got {self.norm!r}")
         if self.eps is None:
             self._check_no_ball()
-        elif not isinstance(self.eps, Tensor):
-            check.per_sample(self.eps, "eps", _NUMBER, least=0.0)
-            if self.eps == float("inf"):
+        else:
+            radius = check.per_sample(self.eps, "eps", _like(self.eps), least=0.0)
+            if largest(radius) == math.inf:
                 raise ValueError("eps: wanted a finite radius, got inf")
         check.bounds_of(self.bounds, _NUMBER.dtype)
         if self.preserve_noise and self.bounds is not None:
@@ -58,8 +60,10 @@ class Threat:
             raise ValueError(f"grid: wanted None, 8 or 16 (bits), got {self.grid!r}")
         if self.grid is not None and (self.preserve_noise or self.zero_mean):
             raise ValueError("grid: wanted None with preserve_noise or zero_mean (rounding would change mean and norm)")
-        if not isinstance(self.sparsity, Tensor) and not 0 < self.sparsity <= 1:
-            raise ValueError(f"sparsity: wanted a share in (0, 1], got {self.sparsity!r}")
+        if self.sparsity is not None:
+            if self.norm != "l1":
+                raise ValueError(f"sparsity: wanted norm='l1' beside it, got {self.norm!r}")
+            share_of(self, _like(self.sparsity))
         if self.zero_mean and (self.norm != "l2" or self.bounds is not None or self.preserve_noise):
             raise ValueError(
                 "zero_mean: wanted norm='l2' without bounds and without preserve_noise beside it, "
@@ -70,3 +74,21 @@ class Threat:
         for name in ("preserve_noise", "zero_mean", "grid"):
             if getattr(self, name):
                 raise ValueError(f"{name}: wanted a radius eps beside it, got eps=None")
+
+
+def share_of(threat: Threat, like: Tensor) -> Scalar:
+    """The sparsity as a checked Scalar in (0, 1] for the batch ``like``."""
+    share = check.positive(0.05 if threat.sparsity is None else threat.sparsity, "sparsity", like)
+    if largest(share) > 1:
+        raise ValueError(f"sparsity: wanted a share in (0, 1], got {largest(share)}")
+    return share
+
+
+def largest(value: Scalar) -> float:
+    return max(value.tolist(), default=0.0) if isinstance(value, Tensor) else value
+
+
+def _like(value: object) -> Tensor:
+    """A batch as long as ``value``: stands for the images in checks that come before there are any."""
+    rows = value.dim() == 1 if isinstance(value, Tensor) else False
+    return torch.zeros(len(value)) if rows else _NUMBER  # type: ignore[arg-type]

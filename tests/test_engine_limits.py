@@ -197,4 +197,56 @@ def test_an_interrupt_among_fewer_samples_loses_nothing():
     assert not found.complete
     assert torch.allclose(found.adversarial.mean(1), torch.tensor([0.1, 0.5, 0.1, 0.1, 0.5]), atol=1e-6)
     assert found.best_step.tolist() == [2, 10, 2, 2, 10]
-    assert found.steps_used.tolist() == [6, 11, 6, 6, 11]
+    assert found.steps_used.tolist() == [5, 11, 5, 5, 11]
+
+
+KEEP_LAST = {
+    "PGD": lambda model, **o: fa.PGD(model, eps=0.05, keep="last", random_start=False, **o),
+    "NIFGSM": lambda model, **o: fa.NIFGSM(model, eps=0.05, **o),
+    "PGD-l1": lambda model, **o: fa.PGD(model, eps=0.3, norm="l1", keep="last", random_start=False, **o),
+    "grid": lambda model, **o: fa.MIFGSM(model, eps=0.05, grid=8, bounds=(0, 1), **o),
+}
+
+
+@pytest.mark.parametrize("name", KEEP_LAST)
+def test_an_interrupt_returns_the_last_iterate(name):
+    x, target = pair(4)
+    x = (x * 255).round() / 255
+    attack = KEEP_LAST[name](Small(9), steps=9, step=0.004, max_batch=3, on_interrupt="return")
+    want = KEEP_LAST[name](Small(9), steps=5, step=0.004).run(x, target)
+    found = attack.run(x, target, progress=interrupt_at(0, 0, 5))
+    assert not found.complete
+    assert (want.adversarial != x).flatten(1).any(1).all()
+    assert torch.allclose(found.adversarial[:3], want.adversarial[:3], atol=1e-6)
+    assert torch.allclose(found.loss[:3], want.loss[:3], rtol=1e-5)
+    assert found.best_step.tolist() == [5, 5, 5, -1]
+    assert torch.equal(found.adversarial[3], x[3])
+    assert found.loss[3].isnan()
+    alone = attack(x[:3], target[:3])
+    assert torch.equal(alone, KEEP_LAST[name](Small(9), steps=9, step=0.004)(x[:3], target[:3]))
+
+
+def test_an_interrupt_in_a_later_restart_keeps_what_the_first_found():
+    x, target = pair(3)
+    options = {"eps": 0.05, "steps": 4, "keep": "last"}
+    want = fa.PGD(Small(9), **options).run(x, target)
+    found = fa.PGD(Small(9), restarts=3, on_interrupt="return", **options).run(
+        x, target, progress=interrupt_at(0, 1, 2)
+    )
+    assert torch.equal(found.adversarial, want.adversarial)
+    assert torch.equal(found.loss, want.loss)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_an_interrupt_hides_no_nan(keep):
+    x, target = pair(3)
+    calls = []
+
+    def objective(output: Tensor, goal: Tensor) -> Tensor:
+        calls.append(1)
+        loss = fa.objectives.mse(output, goal)
+        return loss * torch.tensor([1.0, float("nan"), 1.0]) if len(calls) == 2 else loss
+
+    attack = fa.PGD(Small(9), objective=objective, eps=0.05, steps=9, keep=keep, on_interrupt="return")
+    with pytest.raises(fa.NonFiniteError, match="step 1 for sample 1"):
+        attack.run(x, target, progress=interrupt_at(0, 0, 4))

@@ -52,9 +52,12 @@ class APGD(Attack):
     ) -> None:
         if "zero_mean" in options:
             raise TypeError("APGD: unknown option zero_mean")
+        if getattr(options.get("objective"), "at", None) is not None:
+            raise ValueError("objective: wanted one whose losses compare between steps, got one that changes with them")
         rule = SparseWalk if options.get("norm") == "l1" else MomentumWalk
+        sparsity = 0.2 if rule is SparseWalk else None
         self.compose(
-            model, options, rule=rule, eps=eps, preserve_noise=preserve_noise, sigma=sigma, steps=20, sparsity=0.2
+            model, options, rule=rule, eps=eps, preserve_noise=preserve_noise, sigma=sigma, steps=20, sparsity=sparsity
         )
 
 
@@ -153,7 +156,7 @@ class SparseWalk(_FromTheBest):
         self.begin(job)
 
     def begin(self, job: Job) -> None:
-        share = torch.as_tensor(job.threat.sparsity, dtype=torch.float64, device=job.origin.device)
+        share = torch.as_tensor(job.share, dtype=torch.float64, device=job.origin.device)
         self.share = share.expand(job.batch).clone()
         self.used = self.free
         self.size = self.length.clone()

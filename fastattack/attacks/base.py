@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypedDict
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from typing_extensions import Unpack
 
 from .. import engine
 from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Steepest, View
+from ..engine.schedule import check_step
 from ..fast import Speed
 from ..objectives import Objective, mse
 from ..ops import NoiseStats, check, noise_stats
@@ -67,7 +69,7 @@ class Options(TypedDict, total=False):
     norm: str
     bounds: tuple[float, float] | None
     grid: int | None
-    sparsity: float | Tensor
+    sparsity: float | Tensor | None
     steps: int
     step: float | Tensor | None
     random_start: bool
@@ -114,7 +116,7 @@ class Attack:
         sigma: float | Tensor | None = None,
         speed: Speed | None = None,
     ) -> None:
-        check_models(model, ensemble)
+        ensemble = check_models(model, ensemble)
         if not callable(objective):
             raise TypeError(f"objective: wanted a function of (output, target), got {type(objective).__name__}")
         if isinstance(objective, type):
@@ -122,6 +124,14 @@ class Attack:
             raise TypeError(f"objective: wanted a function of (output, target), got the class {name}; write {name}()")
         if sigma is not None:
             check.positive(sigma, "sigma", sigma if isinstance(sigma, Tensor) else torch.zeros(1))
+        if getattr(objective, "at", None) is not None and schedule.keep != "last":
+            self._needs_a_measure(f"keep: wanted 'last', got {schedule.keep!r}")
+        if getattr(objective, "at", None) is not None and schedule.restarts > 1:
+            self._needs_a_measure(f"restarts: wanted 1, got {schedule.restarts}")
+        if view is not None and not callable(view):
+            raise TypeError(f"view: wanted a function of (x, generator), got {type(view).__name__}")
+        if smooth is not None:
+            _check_kernel(smooth)
         self.model = model
         self.objective = objective
         self.threat = threat
@@ -156,6 +166,10 @@ class Attack:
             raise TypeError(f"{type(self).__name__}: unknown option {', '.join(sorted(unknown))}")
         if ball and chosen.get("eps") is None:
             raise TypeError(f"eps: wanted a radius (a number or a tensor (B,)) for {type(self).__name__}, got None")
+        if not isinstance(chosen["targeted"], bool):
+            raise TypeError(f"targeted: wanted True or False, got {chosen['targeted']!r}")
+        if options.get("step") is not None:
+            check_step(options["step"], positive=True)
         threat = Threat(**{k: v for k, v in chosen.items() if k in _THREAT})
         schedule = Schedule(
             minimise=chosen["targeted"], **{k: v for k, v in chosen.items() if k in _SCHEDULE}
@@ -168,6 +182,10 @@ class Attack:
             ensemble=chosen["ensemble"], view=chosen.get("view"), smooth=chosen.get("smooth"), sigma=sigma,
             speed=speed,
         )  # fmt: skip
+
+    def _needs_a_measure(self, told: str) -> NoReturn:
+        name = type(self).__name__
+        raise ValueError(f"{told} (the objective of this {name} changes with the steps and is no measure of the best)")
 
     def __call__(self, x: Tensor, target: Any, **options: Any) -> Tensor:
         """The adversarial inputs alone; arguments as for `run`."""
@@ -233,8 +251,8 @@ class Attack:
         )
 
 
-def check_models(model: Any, ensemble: str | Sequence[float]) -> None:
-    """Something callable, or a sequence or mapping of such things with a weight for each."""
+def check_models(model: Any, ensemble: str | Sequence[float]) -> str | Sequence[float]:
+    """Something callable, or a sequence or mapping of such things with a weight for each. Gives back the ensemble."""
     several = isinstance(model, (Mapping, Sequence)) and not callable(model)
     found = list(model.values() if isinstance(model, Mapping) else model) if several else [model]
     if not found:
@@ -246,8 +264,25 @@ def check_models(model: Any, ensemble: str | Sequence[float]) -> None:
         if ensemble not in ENSEMBLES:
             wanted = ", ".join(map(repr, ENSEMBLES))
             raise ValueError(f"ensemble: wanted one of {wanted}, or a weight for each model, got {ensemble!r}")
-    elif len(ensemble) != len(found) or not all(w >= 0 for w in ensemble) or not sum(ensemble) > 0:
-        raise ValueError(f"ensemble: wanted {len(found)} weights >= 0, one for each model, got {list(ensemble)}")
+        return ensemble
+    if len(found) == 1:
+        raise ValueError(f"ensemble: wanted no weights beside one model, got {ensemble!r}")
+    try:
+        weights = [float(w) for w in ensemble]
+    except (TypeError, ValueError):
+        raise TypeError(f"ensemble: wanted a name or {len(found)} weights, got {ensemble!r}") from None
+    if len(weights) != len(found) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
+        raise ValueError(f"ensemble: wanted {len(found)} weights, finite and >= 0, one for each model, got {weights}")
+    return weights
+
+
+def _check_kernel(smooth: Any) -> None:
+    if not isinstance(smooth, Tensor):
+        raise TypeError(f"smooth: wanted a kernel (k, k), got {type(smooth).__name__}")
+    if smooth.dim() != 2 or smooth.numel() == 0 or not smooth.is_floating_point():
+        raise ValueError(f"smooth: wanted a floating kernel (k, k), got shape {tuple(smooth.shape)} {smooth.dtype}")
+    if not bool(smooth.isfinite().all()):
+        raise ValueError("smooth: wanted finite numbers, got NaN or infinity")
 
 
 def _name(objective: Objective) -> str:

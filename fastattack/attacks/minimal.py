@@ -148,6 +148,8 @@ def check_gamma(gamma: float) -> None:
 class SmallestWalk(Walk):
     """Successes before failures, smaller ones before larger ones."""
 
+    tells_success = True
+
     def start(self, restart: int) -> None:
         self.adv.copy_(self.job.origin)
 
@@ -285,7 +287,7 @@ class AdamWalk(SmallestWalk):
     def learn(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
         assert grad is not None, "a walk that needs gradients gets them"
         job, margin = self.job, self.margin(loss)
-        self.found = self.found | (margin > 0)
+        self.found = self.found | ((margin > 0) & ~job.finished())  # what comes after the end belongs to no sample
         self._first_c(margin, grad)
         weight = torch.where(margin > 0, 0.0, self.c) * job.sign
         slope = 2 * (self.adv - job.origin) - self.wide(weight) * grad

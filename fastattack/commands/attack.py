@@ -33,9 +33,9 @@ def attack(
     eps: Annotated[
         str, _OPTION(help="radius of the ball for images in [0, 1], such as 5/255 (l2, obsatk: of the whole image)")
     ] = "5/255",
-    steps: Annotated[int, _OPTION(help="gradient steps; for square: queries")] = 10,
-    step: Annotated[str | None, _OPTION(help="length of a step; default 2 eps / steps")] = None,
-    norm: Annotated[str, _OPTION(help="linf, l2 or l1 (obsatk: always l2)")] = "linf",
+    steps: Annotated[int | None, _OPTION(help="gradient steps, default 10; for square: queries; fgsm: none")] = None,
+    step: Annotated[str | None, _OPTION(help="length of a step, default 2 eps / steps; fgsm, square: none")] = None,
+    norm: Annotated[str | None, _OPTION(help="linf, l2 or l1, default linf; obsatk: always l2")] = None,
     preserve_noise: Annotated[bool, _OPTION(help="keep mean and norm of the noise (denoising-pgd)")] = True,
     restarts: Annotated[int, _OPTION(help="independent random starts; the best is kept")] = 1,
     seed: Annotated[int, _OPTION(help="of the noise and the random starts")] = 0,
@@ -91,7 +91,7 @@ def _attacked(model: Any, images: list[Any], config: Any) -> Any:
     console = Console(stderr=True)
     columns = (TextColumn("attacking"), BarColumn(), TextColumn("{task.fields[psnr]}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        steps = 1 if config.attack == "fgsm" else config.steps * config.restarts
+        steps = config.steps * config.restarts
         task = bar.add_task("attack", total=len(images) * steps, psnr="")
 
         def progress(size: int, now: Any) -> None:

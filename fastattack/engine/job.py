@@ -30,6 +30,7 @@ class Job:
     mask: Tensor | None
     eps: Scalar
     step: Scalar
+    share: Scalar
     bounds: Bounds
     table: Backend
     ids: Tensor
@@ -98,8 +99,7 @@ class Job:
         if self.threat.zero_mean:  # a step along the hyperplane stays on it, and so does the way back into the ball
             self.table.zero_mean_step(adv, grad, self.origin, self.eps, length)
         elif self.norm == "l1":
-            share = self.threat.sparsity
-            self.table.l1_step(adv, grad, self.origin, self.mask, self.eps, length, share, self.bounds)
+            self.table.l1_step(adv, grad, self.origin, self.mask, self.eps, length, self.share, self.bounds)
         else:
             self.table.pgd_step(adv, grad, self.origin, self.mask, self.norm, self.eps, length, self.bounds)
         self.changed(adv)
@@ -162,8 +162,8 @@ class Job:
         self.bad = torch.where((self.bad < 0) & ~sound, step, self.bad)
 
     def count(self) -> None:
-        """One more step or query for each sample that has not succeeded, where success ends it."""
-        self.used += ~self.finished() if self.schedule.stop == "success" else 1
+        """One more step or query for each sample that has not ended."""
+        self.used += 1 if self.schedule.stop is None else ~self.finished()
 
     # -- the best so far -----------------------------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class Job:
             better = torch.where(success == self.best_success, better, success)
         if always and restart == 0:
             better = torch.ones_like(better)
-        if self.schedule.stop == "success":  # ended for good, also while its batch goes on
+        if self.schedule.stop is not None:  # ended, also while its batch goes on
             better = better & ~self.finished()
         found = self.best_success if success is None else torch.where(better, success, self.best_success)
         numbers = (
@@ -198,15 +198,19 @@ class Job:
         rose = value > self.reference + rise
         if success is not None:
             rose = torch.where(success == self.reference_success, rose, success)
+        rose = rose & ~self.finished()  # a sample that has ended does not come back
+        if success is not None:
             self.reference_success = torch.where(rose, success, self.reference_success)
         self.reference = torch.where(rose, value, self.reference)
         self.stale = torch.where(rose, 0, self.stale + 1)
 
     def settle(self, loss: Tensor, score: tuple[Tensor | None, Tensor]) -> None:
-        """The best again, as the exact loss sees it."""
-        self.best_loss, self.best_value = loss.double(), score[1]
+        """The best again, as the exact loss sees it, where there is one."""
+        there = self.best_step >= 0
+        self.best_loss = torch.where(there, loss.double(), self.best_loss)
+        self.best_value = torch.where(there, score[1], self.best_value)
         if score[0] is not None:
-            self.best_success = score[0]
+            self.best_success = there & score[0]
 
     def finished(self) -> Tensor:
         """(B,) bool: samples that need no further step of this restart."""
@@ -229,13 +233,8 @@ class Job:
             rows = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.batch
             return value[index] if rows else value
 
-        inputs = {
-            name: cut(getattr(self, name)) for name in ("origin", "target", "clean", "mask", "eps", "step", "ids")
-        }
-        threat = self.threat
-        if isinstance(threat.sparsity, Tensor):
-            threat = replace(threat, sparsity=cut(threat.sparsity))
-        found = replace(self, threat=threat, **inputs)
+        names = ("origin", "target", "clean", "mask", "eps", "step", "share", "ids")
+        found = replace(self, **{name: cut(getattr(self, name)) for name in names})
         for name in (*self.STATE, "reference", "reference_success", "stale"):
             setattr(found, name, cut(getattr(self, name)))
         return found

@@ -20,7 +20,7 @@ from ..objectives import Objective
 from ..ops import check
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
-from ..threat import Threat
+from ..threat import Threat, share_of
 from .job import Job
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
 from .source import Ensemble, Models, Single, Smoothed, Source, View, Viewed
@@ -33,17 +33,42 @@ _PLAIN = Speed()
 def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
     walk = rule(job)
     for restart in range(job.schedule.restarts):
-        job.fresh_start()
-        walk.start(restart)
-        _restart(job, walk, restart, progress, first)
-        if job.source.reduced and job.schedule.stop is not None:  # samples that ended early have not been judged yet
-            _settle(job, walk, restart)
+        try:
+            job.fresh_start()
+            walk.taken = 0
+            walk.start(restart)
+            _restart(job, walk, restart, progress, first)
+            if job.schedule.stop is not None:  # samples that ended early have not been judged yet
+                _settle(job, walk, restart)
+        except KeyboardInterrupt:
+            if job.schedule.on_interrupt == "return":
+                _rescue(job, walk, restart)
+            raise
+
+
+def _exact(job: Job, walk: Walk) -> bool:
+    """Every iterate is judged by the model as it is: a success in reduced precision alone is none."""
+    return job.source.reduced and (walk.tells_success or job.schedule.stop == "success")
 
 
 def _settle(job: Job, walk: Walk, restart: int) -> None:
-    """The best so far, judged by the model as it is."""
-    exact = job.value(job.best, job.schedule.steps, restart)
-    job.settle(exact, walk.score(job.best, exact))
+    """The best so far, judged by the model as it is, where that has not been done."""
+    if job.source.reduced and job.schedule.keep == "best" and not _exact(job, walk):
+        exact = job.value(job.best, job.schedule.steps, restart)
+        job.settle(exact, walk.score(job.best, exact))
+
+
+def _rescue(job: Job, walk: Walk, restart: int) -> None:
+    """What an interrupt leaves: the best so far, or with keep="last" the iterate that the first restart reached."""
+    if job.schedule.keep == "best":
+        _settle(job, walk, restart)
+    elif restart == 0:
+        job.project(walk.adv)  # the interrupt may have come between a step and its projection
+        job.keep_noise(walk.adv)
+        job.best.copy_(walk.point(job.schedule.steps))
+        job.best_step.fill_(walk.taken)
+        if job.judged:
+            job.best_loss = job.value(job.best, walk.taken, restart).double()
 
 
 def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -> None:
@@ -69,8 +94,7 @@ def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -
             job.best.copy_(x)
             job.best_step.fill_(schedule.steps)
             return
-        if job.source.reduced and schedule.keep == "best":
-            _settle(job, walk, restart)
+        _settle(job, walk, restart)
         loss = job.value(x, schedule.steps, restart)
         job.watch(schedule.steps, loss, None)
         job.take(x, loss, walk.score(x, loss), schedule.steps, restart, always=schedule.keep == "last")
@@ -86,12 +110,15 @@ def _step(job: Job, walk: Walk, step: int, restart: int, progress: Report, first
     x = walk.point(step)
     loss, grad = job.gradient(x, step, restart) if walk.needs_gradient else (job.value(x, step, restart), None)
     job.watch(step, loss, grad)
+    exact = grad is not None and _exact(job, walk)
     if job.schedule.keep == "best":
-        judged = loss if job.source.faithful or grad is None else job.value(x, step, restart)
+        judged = loss if grad is None or (job.source.faithful and not exact) else job.value(x, step, restart)
+        loss = judged if exact else loss
         job.take(x, judged, walk.score(x, judged), step, restart)
     if progress is not None:
         progress(Progress(step, job.schedule.steps, restart, first, loss))
     walk.learn(step, loss, grad)
+    walk.taken = step + 1
 
 
 def _going_on(job: Job) -> Tensor | None:
@@ -129,8 +156,10 @@ def members(model: Models) -> list[Any]:
 
 def _only_plain(speed: Speed) -> None:
     for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
-        if getattr(speed, name) not in (plain, "auto"):
+        if getattr(speed, name) != plain and not (name == "graph" and speed.graph == "auto"):
             raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
+    if speed.channels_last:
+        raise ValueError("channels_last: wanted None or False with ensemble='logits', got True")
 
 
 def source_of(
@@ -213,6 +242,7 @@ def attack(
     default = eps * (2.0 / schedule.steps)
     step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
     step = -step if schedule.minimise else step
+    share = share_of(threat, origin)
     where = check.mask_of(mask, origin)
     given = check.ids_of(sample_ids, origin)
     ids = torch.arange(batch, device=origin.device) if given is None else given
@@ -224,7 +254,8 @@ def attack(
     def job_of(rows: slice) -> Job:
         return Job(
             source, objective, schedule, threat, own[rows], _part(goal, rows, batch), _part(known, rows, batch),
-            _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch), bounds, table, ids[rows],
+            _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch),
+            _part(share, rows, batch), bounds, table, ids[rows],
             judged=with_loss or schedule.keep == "best" or schedule.restarts > 1,
         )  # fmt: skip
 
@@ -276,6 +307,8 @@ def _in_parts(
             if schedule.on_interrupt == "raise":
                 raise
             complete = False
+            if job is not None:
+                _raise_if_bad(job.bad, rows.start)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from torch import Tensor
 
@@ -30,8 +33,8 @@ class Schedule:
             "last" returns the last.
         stop: None takes all steps. "converged" ends a sample whose best loss has not risen by more than ``tolerance``
             times its size for ``patience`` steps; "success" ends it for good, with the iterate whose loss passes
-            ``threshold``. The samples that are left go on in a smaller batch; asking them costs one wait for the
-            device every ``patience`` steps.
+            ``threshold``. A sample that has ended finds and counts nothing more, whatever its batch does. The samples
+            that are left go on in a smaller batch; asking them costs one wait for the device every ``patience`` steps.
         threshold: a sample is fooled where its loss is above it (below, when minimising). None: no such notion.
         eot: gradients averaged at each step, for models that draw random numbers (expectation over transformation,
             Athalye et al., arXiv 1707.07397). The numbers follow from ``seed``.
@@ -39,7 +42,8 @@ class Schedule:
         max_batch: at most this many samples at a time go through the model; None means all, and half of them again
             where the memory does not suffice (with a warning).
         eval_mode: run the model in eval mode (its flags are restored); False attacks it in the mode that it is in.
-        on_interrupt: "raise" lets a KeyboardInterrupt through; "return" gives back the best so far.
+        on_interrupt: "raise" lets a KeyboardInterrupt through; "return" gives back the best so far (keep="last": the
+            iterate that the first restart had reached), judged by the model as it is.
         backend: see fastattack.ops.
     """
 
@@ -73,7 +77,14 @@ class Schedule:
             raise ValueError("stop: wanted None with keep='last' (a sample that ends early has no last iterate)")
         if self.stop == "success" and self.threshold is None:
             raise ValueError("threshold: wanted a loss with stop='success', got None")
-        if not self.tolerance >= 0:
+        for name in ("random_start", "minimise", "eval_mode"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: wanted True or False, got {getattr(self, name)!r}")
+        if self.step is not None:
+            check_step(self.step)
+        if self.threshold is not None and not math.isfinite(number_of(self.threshold, "threshold")):
+            raise ValueError(f"threshold: wanted a finite number, got {self.threshold!r}")
+        if not number_of(self.tolerance, "tolerance") >= 0:
             raise ValueError(f"tolerance: wanted a number >= 0, got {self.tolerance!r}")
         if self.on_interrupt not in ("raise", "return"):
             raise ValueError(f"on_interrupt: wanted 'raise' or 'return', got {self.on_interrupt!r}")
@@ -83,6 +94,26 @@ class Schedule:
     def restart_seed(self, restart: int) -> int:
         """The seed of one restart; that of the first is ``seed``."""
         return (self.seed + restart * 0x9E3779B97F4A7C15) % 2**64
+
+
+def number_of(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: wanted a number, got {type(value).__name__} {value!r}")
+    return float(value)
+
+
+def check_step(step: Any, *, positive: bool = False) -> None:
+    """A finite length >= 0, or one for each sample; > 0 where the user gave it. The direction is the objective's."""
+    if isinstance(step, Tensor):
+        if step.dim() > 1:
+            raise ValueError(f"step: wanted a number or a tensor (B,), got shape {tuple(step.shape)}")
+        lengths = step.detach().double().flatten().tolist()
+    else:
+        lengths = [number_of(step, "step")]
+    for length in lengths:
+        if not (0 < length < math.inf or (length == 0 and not positive)):
+            hint = "; targeted=True goes down" if length < 0 else ""
+            raise ValueError(f"step: wanted a finite length > 0, got {length}{hint}")
 
 
 @dataclass(frozen=True)

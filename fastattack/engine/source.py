@@ -128,15 +128,16 @@ class Ensemble(Source):
 
     Their gradients are made one after the other and gathered in one buffer, so that only one graph is alive. ``how``:
     "mean" of the losses, or with the given ``weights``; "max" and "min": for each sample the loss of the model that is
-    hit most, or least (to fool them all); "softmax": the mean weighted with softmax(losses), a smooth "max"; "logits":
-    the loss of the mean output (Dong et al., arXiv 1710.06081, section 3.4), which needs all graphs at once.
+    hit most, or least (to fool them all); "softmax": the mean weighted with softmax(losses), a smooth "max", whose
+    gradient holds the weights fixed: it is that of logsumexp(losses), not of the loss that is told; "logits": the loss
+    of the mean output (Dong et al., arXiv 1710.06081, section 3.4), which needs all graphs at once.
     """
 
     def __init__(self, members: Sequence[Source], how: str, weights: Sequence[float] | None, table: Backend) -> None:
         self.members = members
         self.models = [m for member in members for m in member.models]
         self.rule, self.table = how, table
-        self.weights = [1.0 / len(members)] * len(members) if weights is None else list(weights)
+        self.weights = [1.0 / len(members)] * len(members) if weights is None else [float(w) for w in weights]
 
     @property
     def reduced(self) -> bool:

@@ -18,16 +18,23 @@ class Walk:
     The loop calls ``start`` once for each restart, then ``point`` and ``learn`` for each step, ``point(steps)`` at
     the end, and ``score`` for each point. Every tensor attribute with B rows is state of the samples: with ``stop`` the
     loop cuts them down to those that go on, and puts them back at the end of the restart. So what a later restart needs
-    is there from the constructor on, not from the first step.
+    is there from the constructor on, not from the first step; and what a sample hands on to it should stand still where
+    ``job.finished()``, since the sample may stay in the batch a while longer for its neighbours' sake.
 
     Attributes:
         needs_gradient: ``learn`` gets a gradient; False for black-box attacks.
         last_look: ``point(steps)`` is asked for; False where a step more would be a query more.
+        tells_success: ``score`` tells successes from failures. Then, and with stop="success", every loss that it and
+            ``learn`` get is that of the model as it is, at the price of a forward pass where gradients are made in
+            reduced precision.
         adv: (B, ...), the iterate; always inside the threat.
+        taken: steps of this restart that have been learnt from.
     """
 
     needs_gradient = True
     last_look = True
+    tells_success = False
+    taken = 0
 
     def __init__(self, job: Job) -> None:
         self.job = job
