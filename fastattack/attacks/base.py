@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from .. import engine
 from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Steepest, View
+from ..engine.loop import members
 from ..fast import Speed
 from ..objectives import Objective, mse
 from ..ops import NoiseStats, check, noise_stats
@@ -235,8 +236,7 @@ class Attack:
 
 def check_models(model: Any, ensemble: str | Sequence[float]) -> None:
     """Something callable, or a sequence or mapping of such things with a weight for each."""
-    several = isinstance(model, (Mapping, Sequence)) and not callable(model)
-    found = list(model.values() if isinstance(model, Mapping) else model) if several else [model]
+    found = members(model)
     if not found:
         raise ValueError("model: wanted at least one model, got none")
     for one in found:

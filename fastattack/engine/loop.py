@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..fast import Prepared, Speed
 from ..guard import fresh, left_as_found
@@ -120,9 +120,9 @@ def _part(value: Any, rows: slice, batch: int) -> Any:
 
 def members(model: Models) -> list[Any]:
     """The models of an ensemble in order; a model alone is one."""
-    if isinstance(model, Mapping):
+    if isinstance(model, (Mapping, nn.ModuleDict)):
         return list(model.values())
-    if isinstance(model, Sequence):
+    if isinstance(model, (Sequence, nn.ModuleList)):
         return list(model)
     return [model]
 

@@ -49,7 +49,7 @@ class Precision:
         if self.name != "tf32":
             yield
             return
-        with _tf32():
+        with tf32(True):
             yield
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ def _bf16_gain(threads: int) -> float:
 
 
 @contextmanager
-def _tf32() -> Iterator[None]:
+def tf32(wanted: bool) -> Iterator[None]:
     """TensorFloat-32 in matrix products and convolutions; the process's flags are as before afterwards.
 
     A process that has set torch's newer flags (``fp32_precision``) cannot read the older ones.
@@ -133,14 +133,14 @@ def _tf32() -> Iterator[None]:
     matmul, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
     try:
         places = [(matmul, "allow_tf32", matmul.allow_tf32), (cudnn, "allow_tf32", cudnn.allow_tf32)]
-        on: bool | str = True
+        value: bool | str = wanted
     except RuntimeError:
         conv = cudnn.conv
         places = [(matmul, "fp32_precision", matmul.fp32_precision), (conv, "fp32_precision", conv.fp32_precision)]
-        on = "tf32"
+        value = "tf32" if wanted else "ieee"
     try:
         for place, flag, _ in places:
-            setattr(place, flag, on)
+            setattr(place, flag, value)
         yield
     finally:
         for place, flag, before in places:
