@@ -17,6 +17,7 @@ from ..fast import Prepared, Speed
 from ..guard import fresh, left_as_found
 from ..inputs import check_clean, check_grid, check_input, check_target, dense
 from ..objectives import Objective
+from ..objectives.perceptual import remembering
 from ..ops import check
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
@@ -231,6 +232,7 @@ def attack(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(remembering())
         for one in source.models:
             stack.enter_context(left_as_found(one, origin.device, eval_mode=schedule.eval_mode))
         own = dense(fresh(origin))
