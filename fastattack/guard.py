@@ -48,7 +48,8 @@ def buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _random_state(device: torch.device) -> Iterator[None]:
+def random_state(device: torch.device) -> Iterator[None]:
+    """torch's random state, on the CPU and the device, is after as it was before."""
     state = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
@@ -84,7 +85,7 @@ def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode:
     nn.Module that a bound method belongs to; what another callable hides (a lambda around a module) is not seen.
     """
     modules = _modules(model)
-    with _random_state(device), buffers_kept(modules), _flags(modules, eval_mode):
+    with random_state(device), buffers_kept(modules), _flags(modules, eval_mode):
         yield
 
 

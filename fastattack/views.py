@@ -1,7 +1,9 @@
 """Random transformations through which an attack sees its input (`view=`), and kernels that smooth its gradients.
 
-A view is any differentiable function (x, generator) -> x' of a batch; it draws from the given CPU generator alone. A
-target that is an image like x goes through the same view with the same draws, so that restorers can be attacked too.
+A view is any differentiable function (x, generator) -> x' of a batch; it draws from the given CPU generator alone, as
+much for a large batch as for a small one. One that draws for each sample has an attribute ``per_sample_ids = True`` and
+is called with ``ids=`` (B,), the names of the samples. A target that is an image like x goes through the same view with
+the same draws, so that restorers can be attacked too.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .ops.reference_random import STREAM_VIEW, sample_normals
 
 
 def _draw(generator: torch.Generator) -> float:
@@ -54,7 +58,10 @@ class Diversity:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Gaussian noise of standard deviation ``std`` on the input: for models behind randomised smoothing."""
+    """Gaussian noise of standard deviation ``std`` on the input: for models behind randomised smoothing.
+
+    Every sample has noise of its own, Philox of (generator, sample id) in float32: no batch split changes it.
+    """
 
     std: float
 
@@ -62,10 +69,14 @@ class Noise:
         if not self.std >= 0:
             raise ValueError(f"std: wanted a number >= 0, got {self.std!r}")
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        return x + self.std * torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+    def __call__(self, x: Tensor, generator: torch.Generator, ids: Tensor | None = None) -> Tensor:
+        seed = int(torch.randint(2**62, (), generator=generator))
+        names = torch.arange(len(x), device=x.device) if ids is None else ids
+        noise = sample_normals(x[0].numel(), seed, names, STREAM_VIEW) if len(x) else x.flatten(1)
+        return x + self.std * noise.reshape(x.shape).to(x.dtype)
 
     moves_target = False
+    per_sample_ids = True
 
 
 def smoothing_kernel(size: int = 15, *, kind: str = "gaussian", sigma: float | None = None) -> Tensor:

@@ -195,3 +195,67 @@ def test_eot_averages_a_random_model_and_follows_from_the_seed():
 def test_bad_options_are_named(make, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make(lambda v: v, eps=0.1, **options)
+
+
+def test_the_noise_of_a_sample_does_not_depend_on_the_batch(model):
+    y, clean = pair(4)
+    ids = torch.tensor([7, 2, 2**40, 5])
+
+    def attack(rows: slice, **options: object) -> torch.Tensor:
+        options = {"norm": "l2", "keep": "last", "random_start": False} | options
+        made = fa.PGD(model, eps=0.5, steps=3, eot=2, view=views.Noise(std=1.0), **options)
+        return made.run(y[rows], clean[rows], sample_ids=ids[rows]).adversarial
+
+    whole = attack(slice(None))
+    assert torch.allclose(attack(slice(None), max_batch=1), whole, atol=1e-9)
+    assert torch.allclose(attack(slice(None), max_batch=3), whole, atol=1e-9)
+    assert torch.allclose(attack(slice(1, 3)), whole[1:3], atol=1e-9)
+    assert not torch.allclose(attack(slice(None), seed=1), whole, atol=1e-4)
+
+
+def test_noise_is_standard_normal_times_std():
+    view, x = views.Noise(std=0.5), torch.zeros(4, 1, 64, 64, dtype=torch.float64)
+    draws = [view(x, torch.Generator().manual_seed(s), ids=torch.arange(4)) for s in (1, 1, 2)]
+    assert draws[0].dtype == torch.float64
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0], view(x, torch.Generator().manual_seed(1)))
+    assert draws[0].mean().item() == pytest.approx(0, abs=0.02)
+    assert draws[0].std().item() == pytest.approx(0.5, rel=0.03)
+    assert torch.corrcoef(draws[0].flatten(1)).fill_diagonal_(0).abs().max() < 0.08
+    assert view(x[:0], torch.Generator()).shape == (0, 1, 64, 64)
+
+
+def test_a_view_that_asks_is_told_the_samples(model):
+    y, clean = pair(3)
+    seen = []
+
+    class Asking:
+        per_sample_ids = True
+
+        def __call__(self, x: torch.Tensor, generator: torch.Generator, ids: torch.Tensor) -> torch.Tensor:
+            seen.append(ids.tolist())
+            return x * 1.0
+
+    fa.PGD(model, eps=0.05, steps=1, view=Asking(), max_batch=2).run(y, clean, sample_ids=torch.tensor([5, 6, 9]))
+    assert seen == [[5, 6], [5, 6], [9], [9]]  # image and target
+
+
+@pytest.mark.parametrize("weights", [[0.3, 0.7], None])
+def test_weights_and_kernels_are_placed_once(model, weights, monkeypatch):
+    y, clean = pair(2)
+    made = []
+    real = torch.Tensor.new_tensor
+    monkeypatch.setattr(torch.Tensor, "new_tensor", lambda t, *a, **k: (made.append("weights"), real(t, *a, **k))[1])
+    kernel = views.smoothing_kernel(3)  # float64, the images float32: a copy
+
+    class Kernel(torch.Tensor):
+        def to(self, *args: object, **options: object) -> torch.Tensor:
+            made.append("kernel")
+            return self.as_subclass(torch.Tensor).to(*args, **options)
+
+    options = {"smooth": kernel.as_subclass(Kernel)} | ({} if weights is None else {"ensemble": weights})
+    model.float()
+    fa.PGD([model, model], eps=0.05, steps=5, keep="best", view=views.Diversity(), **options)(y.float(), clean.float())
+    assert made.count("kernel") == 1
+    assert made.count("weights") == 1

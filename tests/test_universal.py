@@ -94,3 +94,61 @@ def test_what_has_no_meaning(call, message):
 def test_bad_options_are_named(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         fa.Universal(linear(), **({"eps": 0.1} | options))
+
+
+@pytest.mark.parametrize(
+    "once",
+    [
+        lambda x: ((v, v) for v in x.split(2)),
+        lambda x: iter([(x, x)]),
+        lambda x: zip(x.split(2), x.split(2), strict=True),
+        lambda x: enumerate(x.split(2)),
+    ],
+)
+@pytest.mark.parametrize("per_step", [None, 1])
+def test_what_can_be_walked_only_once_is_refused(once, per_step):
+    with pytest.raises(ValueError, match=r"data: wanted .* walked again"):
+        fa.Universal(linear(), objective=total, eps=0.1, per_step=per_step).fit(once(torch.rand(4, 12)))
+
+
+class Fading:
+    """Batches on the first walk alone."""
+
+    def __init__(self) -> None:
+        self.walks = 0
+
+    def __iter__(self):
+        self.walks += 1
+        yield from [(torch.rand(2, 12), None)] * (self.walks < 2)
+
+
+@pytest.mark.parametrize("per_step", [None, 1])
+def test_no_samples(per_step):
+    attack = fa.Universal(linear(), objective=total, eps=0.1, per_step=per_step)
+    with pytest.raises(ValueError, match=r"data: wanted .* no samples on a later walk"):
+        attack.fit(Fading())
+    with pytest.raises(ValueError, match="data: wanted at least one sample"):
+        attack.fit([(torch.rand(0, 12), None)])
+    with pytest.raises(ValueError, match=r"data: wanted .* got a Tensor as the first"):
+        attack.fit([torch.rand(2, 12)])
+    with pytest.raises(TypeError, match=r"data: wanted .* got int"):
+        attack.fit(3)
+
+
+@pytest.mark.parametrize("per_step", [None, 1])
+def test_the_random_state_stays_as_found(per_step):
+    loader = DataLoader(TensorDataset(torch.rand(6, 12), torch.rand(6, 1)), batch_size=2, shuffle=True)
+    attack = fa.Universal(linear(), eps=0.1, steps=3, per_step=per_step)
+    state = torch.get_rng_state()
+    attack.fit(loader)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_noise_of_a_view_does_not_depend_on_the_batches():
+    x = torch.rand(5, 12, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 12)).double()
+    found = [
+        fa.Universal(model, eps=0.2, steps=4, batch=b, view=fa.views.Noise(std=0.3)).fit(x, x).perturbation
+        for b in (2, 5)
+    ]
+    assert torch.allclose(found[0], found[1], atol=1e-9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn, TypedDict
 
@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from .. import engine
 from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Steepest, View
+from ..engine.loop import members
 from ..engine.schedule import check_step
 from ..fast import Speed
 from ..objectives import Objective, mse
@@ -253,8 +254,7 @@ class Attack:
 
 def check_models(model: Any, ensemble: str | Sequence[float]) -> str | Sequence[float]:
     """Something callable, or a sequence or mapping of such things with a weight for each. Gives back the ensemble."""
-    several = isinstance(model, (Mapping, Sequence)) and not callable(model)
-    found = list(model.values() if isinstance(model, Mapping) else model) if several else [model]
+    found = members(model)
     if not found:
         raise ValueError("model: wanted at least one model, got none")
     for one in found:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import engine
 from ..engine import Models, Moment, Progress, Source
+from ..guard import random_state
 from ..inputs import check_input, check_target
 from ..objectives import Objective
 from ..ops import check
@@ -58,9 +59,10 @@ class OverData(Source):
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         total, count = torch.zeros((), dtype=torch.float64, device=x.device), 0
         for batch, goal in self.data:
-            loss = self.inner.value(self._shifted(batch.to(x), x), _on(goal, x), objective, moment)
+            of_samples = moment.named(torch.arange(count, count + len(batch), device=x.device))
+            loss = self.inner.value(self._shifted(batch.to(x), x), _on(goal, x), objective, of_samples)
             total, count = total + loss.double().sum(), count + len(batch)
-        return (total / max(count, 1)).reshape(1)
+        return (total / _mean_over(count)).reshape(1)
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         total, loss, count = torch.zeros_like(x), torch.zeros((), dtype=torch.float64, device=x.device), 0
@@ -68,11 +70,12 @@ class OverData(Source):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_(True)
                 seen = self._shifted(batch.to(x), leaf)
-            here, outer = self.inner.gradient(seen.detach(), _on(goal, x), objective, moment)
+            of_samples = moment.named(torch.arange(count, count + len(batch), device=x.device))
+            here, outer = self.inner.gradient(seen.detach(), _on(goal, x), objective, of_samples)
             (grad,) = torch.autograd.grad(seen, leaf, outer)
             self.table.accumulate(total, grad, 1.0, 1.0)
             loss, count = loss + here.double().sum(), count + len(batch)
-        return (loss / count).reshape(1), total.div_(count)
+        return (loss / _mean_over(count)).reshape(1), total.div_(count)
 
     def _batches(self) -> Iterator[tuple[Tensor, Any]]:
         """All of the data, or the next ``per_step`` batches, round and round."""
@@ -80,11 +83,39 @@ class OverData(Source):
             yield from self.data
             return
         for _ in range(self.per_step):
-            try:
-                yield next(self._coming)
-            except StopIteration:
+            batch = next(self._coming, None)
+            if batch is None:
                 self._coming = iter(self.data)
-                yield next(self._coming)
+                batch = next(self._coming, None)
+            if batch is None:
+                return
+            yield batch
+
+
+def _first(data: Batches) -> Tensor:
+    """The samples of the first batch; the random state, which a shuffling loader draws from, stays as found."""
+    wanted = "data: wanted a tensor, or an iterable of (x, target) batches that can be walked again"
+    if not isinstance(data, Iterable):
+        raise TypeError(f"{wanted}, got {type(data).__name__}")
+    with random_state(torch.device("cpu")):
+        walk = iter(data)
+        if walk is data:
+            raise ValueError(f"{wanted}, got the {type(data).__name__} of one walk; pass list(data) or a DataLoader")
+        first = next(walk, None)
+    if first is None:
+        raise ValueError(f"{wanted}, got none")
+    if not isinstance(first, (tuple, list)) or len(first) != 2 or not isinstance(first[0], Tensor):
+        raise ValueError(f"{wanted}, got a {type(first).__name__} as the first")
+    if not first[0].numel():
+        raise ValueError(f"data: wanted at least one sample, got a first batch of shape {tuple(first[0].shape)}")
+    return first[0]
+
+
+def _mean_over(count: int) -> int:
+    """``count``, or the error that there is nothing to take the mean of."""
+    if count == 0:
+        raise ValueError("data: wanted batches that can be walked again and again, got no samples on a later walk")
+    return count
 
 
 def _on(goal: Any, like: Tensor) -> Any:
@@ -142,7 +173,7 @@ class Universal(Attack):
 
         Args:
             data: samples (N, ...), with ``target`` beside them; or an iterable of (x, target) batches that can be
-                walked again and again, such as a DataLoader.
+                walked again and again, such as a DataLoader or a list; not a generator.
             progress: called after each step with a `Progress`, its loss (1,) the mean.
 
         Raises:
@@ -154,10 +185,7 @@ class Universal(Attack):
             batches: Batches = _Cut(data.detach(), target, self.batch)
         else:
             batches = data
-        first = next(iter(batches), None)
-        if first is None or not isinstance(first, (tuple, list)) or len(first) != 2:
-            raise ValueError("data: wanted a tensor, or an iterable of (x, target) batches that can be walked again")
-        origin = torch.zeros_like(first[0][:1], memory_format=torch.contiguous_format)
+        origin = torch.zeros_like(_first(batches)[:1], memory_format=torch.contiguous_format)
 
         def over(source: Source, table: Backend) -> Source:
             return OverData(source, batches, self.per_step, self.pixels, table)

@@ -139,7 +139,7 @@ class Job:
     # -- losses --------------------------------------------------------------------------------------------------------
 
     def moment(self, step: int, restart: int) -> Moment:
-        return Moment(self.schedule.restart_seed(restart), step)
+        return Moment(self.schedule.restart_seed(restart), step, self.ids)
 
     def _objective(self, step: int) -> Objective:
         """The objective of this step: some change with the steps (SegPGD)."""

@@ -11,12 +11,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..fast import Prepared, Speed
 from ..guard import fresh, left_as_found
 from ..inputs import check_clean, check_grid, check_input, check_target, dense
 from ..objectives import Objective
+from ..objectives.perceptual import remembering
 from ..ops import check
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
@@ -147,9 +148,9 @@ def _part(value: Any, rows: slice, batch: int) -> Any:
 
 def members(model: Models) -> list[Any]:
     """The models of an ensemble in order; a model alone is one."""
-    if isinstance(model, Mapping):
+    if isinstance(model, (Mapping, nn.ModuleDict)):
         return list(model.values())
-    if isinstance(model, Sequence):
+    if isinstance(model, (Sequence, nn.ModuleList)):
         return list(model)
     return [model]
 
@@ -262,6 +263,7 @@ def attack(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(remembering())
         for one in source.models:
             stack.enter_context(left_as_found(one, origin.device, eval_mode=schedule.eval_mode))
         own = dense(fresh(origin))

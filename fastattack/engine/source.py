@@ -15,19 +15,26 @@ from ..ops.backend import Backend, Scalar
 
 Model = Callable[[Tensor], Any]
 Models = Model | Sequence[Model] | Mapping[str, Model]
-View = Callable[[Tensor, torch.Generator], Tensor]
+View = Callable[..., Tensor]
 """A differentiable random transformation of a batch, (x, generator on the CPU) -> x'. A target like x goes through it
-with the same draws, unless the view has an attribute ``moves_target`` that is False."""
+with the same draws, unless the view has an attribute ``moves_target`` that is False. Its draws must not follow from the
+batch's size or order: it draws for the batch as a whole, or, with an attribute ``per_sample_ids`` that is True, is
+called with ``ids=`` (B,), the samples' names (`fastattack.views.Noise`)."""
 
 ENSEMBLES = ("mean", "max", "min", "softmax", "logits")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in the walk a gradient is asked for: what random views draw their numbers from."""
+    """Where in the walk a gradient is asked for: what random views draw from. ``ids`` (B,) name the samples."""
 
     seed: int
     step: int
+    ids: Tensor | None = None
+
+    def named(self, ids: Tensor) -> Moment:
+        """The same moment of other samples."""
+        return Moment(self.seed, self.step, ids)
 
     def generator(self, draw: int) -> torch.Generator:
         """Numbers that follow from seed, step and draw alone: the same for every micro-batch."""
@@ -138,6 +145,7 @@ class Ensemble(Source):
         self.models = [m for member in members for m in member.models]
         self.rule, self.table = how, table
         self.weights = [1.0 / len(members)] * len(members) if weights is None else [float(w) for w in weights]
+        self.columns: dict[torch.device, Tensor] = {}  # a copy to the device waits for it
 
     @property
     def reduced(self) -> bool:
@@ -161,7 +169,9 @@ class Ensemble(Source):
     def _shares(self, losses: Tensor) -> Tensor:
         if self.rule == "softmax":
             return losses.softmax(0)
-        return losses.new_tensor(self.weights)[:, None]
+        if losses.device not in self.columns:
+            self.columns[losses.device] = losses.new_tensor(self.weights)[:, None]
+        return self.columns[losses.device]
 
     def _mean_output(self) -> Model:
         models = [m.models[0] for m in self.members]
@@ -263,12 +273,13 @@ class Viewed(Source):
     ) -> tuple[Tensor, Tensor]:
         if self.view is None:
             return self.inner.gradient(x, target, objective, moment)
+        names = {"ids": moment.ids} if getattr(self.view, "per_sample_ids", False) else {}
         again = generator.clone_state()
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            seen = self.view(leaf, generator)
+            seen = self.view(leaf, generator, **names)
         if isinstance(target, Tensor) and target.shape == x.shape and getattr(self.view, "moves_target", True):
-            target = self.view(target, again)
+            target = self.view(target, again, **names)
         loss, outer = self.inner.gradient(seen.detach(), target, objective, moment)
         (grad,) = torch.autograd.grad(seen, leaf, outer)
         return loss, grad
@@ -287,6 +298,7 @@ class Smoothed(Source):
 
     def __init__(self, inner: Source, kernel: Tensor) -> None:
         self.inner, self.kernel = inner, kernel
+        self.placed: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # a copy to the device waits for it
         self.models, self.faithful = inner.models, inner.faithful
 
     @property
@@ -305,5 +317,8 @@ class Smoothed(Source):
         if grad.dim() != 4:
             raise ValueError(f"input: wanted images (B, C, H, W) for a smoothed gradient, got {grad.dim()} dimensions")
         channels = grad.shape[1]
-        kernel = self.kernel.to(grad)[None, None].expand(channels, 1, -1, -1)
+        key = (grad.device, grad.dtype)
+        if key not in self.placed:
+            self.placed[key] = self.kernel.to(grad)
+        kernel = self.placed[key][None, None].expand(channels, 1, -1, -1)
         return loss, nn.functional.conv2d(grad, kernel, padding="same", groups=channels)

@@ -49,7 +49,7 @@ class Precision:
         if self.name != "tf32":
             yield
             return
-        with _tf32():
+        with tf32(True):
             yield
 
     def __str__(self) -> str:
@@ -124,24 +124,34 @@ def _bf16_gain(threads: int) -> float:
     return best[False] / best[True]
 
 
-@contextmanager
-def _tf32() -> Iterator[None]:
-    """TensorFloat-32 in matrix products and convolutions; the process's flags are as before afterwards.
+def _tf32_flags() -> tuple[list[tuple[Any, str, Any]], bool]:
+    """(place, name, value) of the two flags, and whether they are torch's newer ones.
 
     A process that has set torch's newer flags (``fp32_precision``) cannot read the older ones.
     """
     matmul, cudnn = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
     try:
-        places = [(matmul, "allow_tf32", matmul.allow_tf32), (cudnn, "allow_tf32", cudnn.allow_tf32)]
-        on: bool | str = True
+        return [(matmul, "allow_tf32", matmul.allow_tf32), (cudnn, "allow_tf32", cudnn.allow_tf32)], False
     except RuntimeError:
-        conv = cudnn.conv
-        places = [(matmul, "fp32_precision", matmul.fp32_precision), (conv, "fp32_precision", conv.fp32_precision)]
-        on = "tf32"
+        places = ((matmul, "fp32_precision"), (cudnn.conv, "fp32_precision"))
+        return [(place, name, getattr(place, name)) for place, name in places], True
+
+
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """With or without TensorFloat-32 in matrix products and convolutions; the flags are as before afterwards."""
+    flags, newer = _tf32_flags()
+    value: bool | str = ("tf32" if wanted else "ieee") if newer else wanted
     try:
-        for place, flag, _ in places:
-            setattr(place, flag, on)
+        for place, name, _ in flags:
+            setattr(place, name, value)
         yield
     finally:
-        for place, flag, before in places:
-            setattr(place, flag, before)
+        for place, name, before in flags:
+            setattr(place, name, before)
+
+
+def settings(device: torch.device) -> tuple[Any, ...]:
+    """What the process has set of the precision on the device."""
+    kind = device.type
+    return (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), *(value for *_, value in _tf32_flags()[0]))

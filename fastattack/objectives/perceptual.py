@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..fast.precision import settings
 from ..guard import frozen
 from ..models.weights import read_weights
 from .base import pair, sample_mean, widened
@@ -62,12 +65,35 @@ def _features(net: Net, layers: Sequence[str] | None, x: Tensor) -> list[Tensor]
     return [widened(feature) for feature in found]
 
 
-def _both(net: Net, layers: Sequence[str] | None, output: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The features of output, with its graph, beside those of target."""
-    with frozen(net):
-        with torch.no_grad():
-            known = _features(net, layers, target)
-        return list(zip(_features(net, layers, output), known, strict=True))
+_remembered: ContextVar[dict[int, tuple[Any, ...]] | None] = ContextVar("remembered", default=None)
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Inside, an objective makes the features of one target once: an attack asks for them at every step.
+
+    They are made again where the target, the network's tensors or the precision are others or have been written to.
+    """
+    before = _remembered.set({})
+    try:
+        yield
+    finally:
+        _remembered.reset(before)
+
+
+def _known(owner: object, net: Net, given: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """The features of the target ``given``, from memory where they are surely the same."""
+    memory = _remembered.get()
+    tensors = [given, *net.parameters(), *net.buffers()] if isinstance(net, nn.Module) else []
+    unseen = not tensors or any(t.is_inference() for t in tensors)  # inference tensors do not count their writes
+    if memory is None or unseen or (given.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return make()
+    state = (settings(given.device), [(t.data_ptr(), t.dtype, t._version) for t in tensors])
+    found = memory.get(id(owner))
+    if found is None or found[0] is not owner or found[1] is not given or found[2] != state:
+        found = memory[id(owner)] = (owner, given, state, make())  # holds the objects, so that no id comes twice
+    features_of_target: list[Tensor] = found[3]
+    return features_of_target
 
 
 @dataclass(frozen=True)
@@ -104,9 +130,12 @@ class features:
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        output, target = pair(output, target)
-        parts = [self._distance(a, b) for a, b in _both(self.net, self.layers, output, target)]
-        return torch.stack(parts).mean(0)
+        wide, goal = pair(output, target)
+        with frozen(self.net):
+            with torch.no_grad():
+                known = _known(self, self.net, target, lambda: _features(self.net, self.layers, goal))
+            found = _features(self.net, self.layers, wide)
+        return torch.stack([self._distance(a, b) for a, b in zip(found, known, strict=True)]).mean(0)
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         if self.distance == "l2":
@@ -165,6 +194,9 @@ class lpips:
     _net: Net = field(init=False, repr=False, compare=False)
     _layers: tuple[str, ...] | None = field(init=False, repr=False, compare=False)
     _lins: list[Tensor] = field(init=False, repr=False, compare=False)
+    _placed: dict[tuple[torch.device, torch.dtype], list[Tensor]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.net, str) and not callable(self.net):
@@ -175,21 +207,33 @@ class lpips:
         object.__setattr__(self, "_layers", layers)
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        output, target = pair(output, target)
-        if output.dim() != 4 or output.shape[1] not in (1, 3):
-            raise ValueError(f"model: wanted images (B, 1 or 3, H, W) for lpips, got {tuple(output.shape)}")
+        wide, goal = pair(output, target)
+        if wide.dim() != 4 or wide.shape[1] not in (1, 3):
+            raise ValueError(f"model: wanted images (B, 1 or 3, H, W) for lpips, got {tuple(wide.shape)}")
         if isinstance(self.net, str) and isinstance(self._net, nn.Module):
-            self._net.to(output.device, output.dtype)
-        layers = _both(self._net, self._layers, _scaled(output), _scaled(target))
-        if len(layers) != len(self._lins):
-            raise ValueError(f"net: wanted {len(self._lins)} layers of features as in weights, got {len(layers)}")
-        return torch.stack([_weighted(a, b, lin) for (a, b), lin in zip(layers, self._lins, strict=True)]).sum(0)
+            self._net.to(wide.device, wide.dtype)
+        shift, scale, *lins = self._constants(wide)
+        with frozen(self._net):
+            with torch.no_grad():
+                make = lambda: _features(self._net, self._layers, (2 * goal - 1 - shift) / scale)  # noqa: E731
+                known = _known(self, self._net, target, make)
+            found = _features(self._net, self._layers, (2 * wide - 1 - shift) / scale)
+        if len(found) != len(lins):
+            raise ValueError(f"net: wanted {len(lins)} layers of features as in weights, got {len(found)}")
+        return torch.stack([_weighted(*layer) for layer in zip(found, known, lins, strict=True)]).sum(0)
 
+    def _constants(self, like: Tensor) -> list[Tensor]:
+        """Shift, scale and the layers' weights on the images' device: a copy for each call would wait for it.
 
-def _scaled(images: Tensor) -> Tensor:
-    """From [0, 1] to what the networks were trained on; grey becomes three channels."""
-    shift, scale = (images.new_tensor(values).reshape(1, 3, 1, 1) for values in (_SHIFT, _SCALE))
-    return (2 * images - 1 - shift) / scale
+        From [0, 1] to what the networks were trained on; grey becomes three channels.
+        """
+        key = (like.device, like.dtype)
+        if key not in self._placed:
+            with torch.inference_mode(False):
+                colours = [torch.tensor(v, device=like.device, dtype=like.dtype).reshape(1, 3, 1, 1)
+                           for v in (_SHIFT, _SCALE)]  # fmt: skip
+                self._placed[key] = colours + [lin.to(*key) for lin in self._lins]
+        return self._placed[key]
 
 
 def _weighted(a: Tensor, b: Tensor, lin: Tensor) -> Tensor:
