@@ -143,7 +143,7 @@ class Ensemble(Source):
         self.members = members
         self.models = [m for member in members for m in member.models]
         self.rule, self.table = how, table
-        self.weights = [1.0 / len(members)] * len(members) if weights is None else list(weights)
+        self.weights = [1.0 / len(members)] * len(members) if weights is None else [float(w) for w in weights]
         self.columns: dict[torch.device, Tensor] = {}  # a copy to the device waits for it
 
     @property
