@@ -259,3 +259,9 @@ def test_weights_and_kernels_are_placed_once(model, weights, monkeypatch):
     fa.PGD([model, model], eps=0.05, steps=5, keep="best", view=views.Diversity(), **options)(y.float(), clean.float())
     assert made.count("kernel") == 1
     assert made.count("weights") == 1
+
+
+def test_whole_numbers_are_weights(model):
+    y, clean = pair(2)
+    want = fa.PGD([model, torch.tanh], eps=0.05, steps=3, ensemble=[2.0, 1.0])(y, clean)
+    assert torch.equal(fa.PGD([model, torch.tanh], eps=0.05, steps=3, ensemble=[2, 1])(y, clean), want)
