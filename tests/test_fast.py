@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fastattack as fa
-from fastattack.fast import Prepared, Speed, fold
+from fastattack.fast import Speed, fold
 from fastattack.fast.graph import StepGraph
 from fastattack.fast.memory import Layout
 
@@ -113,7 +113,7 @@ def test_only_sure_pairs_are_folded(how, count):
 def test_a_wrong_fold_is_seen_and_not_used(monkeypatch):
     torch.manual_seed(0)
     model, (y, x) = with_statistics(Residual("twice")), pair()
-    monkeypatch.setattr(fold, "pairs_of", lambda m: [("conv", "norm")])
+    monkeypatch.setattr(fold, "pairs_of", lambda m, fresh: [("", "conv", "norm")])
     result = attack(model).run(y, x)
     assert "the model as it is" in result.how
     assert "differ" in result.how
@@ -532,20 +532,6 @@ def test_the_process_is_left_as_found():
     assert torch.equal(torch.get_rng_state(), state)
     assert flags == [(p.requires_grad, m.training) for m in model.modules() for p in m.parameters()]
     assert versions == [p._version for p in model.parameters()]
-
-
-def test_the_check_is_made_once_for_a_structure(monkeypatch):
-    asked: list[int] = []
-    original = Prepared._difference
-    monkeypatch.setattr(Prepared, "_difference", lambda self, x: asked.append(1) or original(self, x))
-    model, (y, x) = normed(), pair()
-    for _ in range(3):
-        attack(model)(y, x)
-    assert len(asked) == 1
-    attack(model)(*pair(side=14))
-    model[2] = nn.Tanh()
-    attack(model)(y, x)
-    assert len(asked) == 3
 
 
 def test_speed_is_plain_data():

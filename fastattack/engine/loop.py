@@ -128,14 +128,15 @@ def _going_on(job: Job) -> Tensor | None:
     return going if going.numel() <= job.batch // 2 else None
 
 
-def _raise_if_bad(bad: Tensor, first: int) -> None:
+def _raise_if_bad(bad: Tensor, first: int, how: str) -> None:
     steps = bad.tolist()  # the one wait
     samples = [i for i, step in enumerate(steps) if step >= 0]
     if samples:
         worst = min(samples, key=lambda i: steps[i])
         also = f", and {len(samples) - 1} more samples" if len(samples) > 1 else ""
+        hint = "; fp16 ends at 65504, precision='bf16' or 'fp32' does not" if "fp16" in how else ""
         raise NonFiniteError(
-            f"model or objective: NaN or infinity at step {steps[worst]} for sample {first + worst}{also}"
+            f"model or objective: NaN or infinity at step {steps[worst]} for sample {first + worst}{also}{hint}"
         )
 
 
@@ -304,7 +305,7 @@ def _in_parts(
             job = job_of(rows)
             if complete:
                 _run(job, rule, progress, rows.start)
-                _raise_if_bad(job.bad, rows.start)
+                _raise_if_bad(job.bad, rows.start, job.source.how)
         except KeyboardInterrupt:
             if schedule.on_interrupt == "raise":
                 raise

@@ -55,7 +55,7 @@ class Source:
 
     @property
     def reduced(self) -> bool:
-        """The loss that comes with a gradient was computed in reduced precision; `value` never is."""
+        """The loss that comes with a gradient is not that of the model as it is (reduced precision, a folded copy)."""
         return False
 
     @property
@@ -86,14 +86,14 @@ _NO_GRADIENT = (
 )
 
 
-def backward(loss_of: Callable[[Tensor], Tensor], at: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+def backward(loss_of: Callable[[Tensor], Tensor], at: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(loss, gradient of its sum) at a point, both times ``scale``."""
     with torch.enable_grad():
         x = at.detach().requires_grad_(True)
         loss = loss_of(x)
         if not loss.requires_grad:
             raise ValueError(_NO_GRADIENT)
-        loss = loss if scale == 1.0 else loss * scale
+        loss = loss if scale is None else loss * scale
         (grad,) = torch.autograd.grad(loss.sum(), x, allow_unused=True)
     if grad is None:
         raise ValueError(_NO_GRADIENT)
@@ -122,11 +122,11 @@ class Single(Source):
         return self.fast.value(lambda model, v, t: per_sample_loss(model, objective, v, t), objective, x, target)
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
-        def of(model: Model, v: Tensor, t: Any, scale: float) -> tuple[Tensor, Tensor]:
+        def of(model: Model, v: Tensor, t: Any, scale: Tensor | None) -> tuple[Tensor, Tensor]:
             return backward(lambda u: per_sample_loss(model, objective, u, t), v, scale)
 
         if self.fast is None:
-            return of(self.model, x, target, 1.0)
+            return of(self.model, x, target, None)
         return self.fast.gradient(of, objective, x, target)
 
 

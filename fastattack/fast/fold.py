@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-Pairs = list[tuple[str, str]]
-"""Names of a convolution and of the batch norm behind it."""
+Pairs = list[tuple[str, str, str]]
+"""Names: of the part inside whose calls a convolution and the batch norm behind it are one, and of these two."""
 
 _known: WeakKeyDictionary[nn.Module, tuple[Hashable, Pairs]] = WeakKeyDictionary()
 
@@ -35,7 +35,10 @@ def can_be_copied(model: nn.Module) -> bool:
 
 
 def fingerprint(model: nn.Module) -> Hashable:
-    """What a model's structure follows from: its modules, their modes and their plain attributes; not its weights."""
+    """What a model's structure follows from: its modules, their modes and their plain attributes; not its weights.
+
+    Not all of it: a forward method may read a dictionary or a closure. What is kept under it must be checked again.
+    """
     plain = (int, float, bool, str, type(None))
     return tuple(
         (name, id(m), type(m), tuple((k, v) for k, v in vars(m).items() if isinstance(v, plain)))
@@ -43,42 +46,68 @@ def fingerprint(model: nn.Module) -> Hashable:
     )
 
 
-def pairs_of(model: nn.Module) -> Pairs:
-    """The pairs to fold, for a model in eval mode; found once for each structure."""
+def pairs_of(model: nn.Module, *, fresh: bool = False) -> Pairs:
+    """The pairs to fold, for a model in eval mode; found once for each fingerprint, or again where ``fresh``."""
     if not any(type(m) in NORMS for m in model.modules()):
         return []
     now = fingerprint(model)
     before = _known.get(model)
-    if before is None or before[0] != now:
+    if fresh or before is None or before[0] != now:
         names = Counter(m for _, m in model.named_modules(remove_duplicate=False))
         twin = folded(model, [])  # tracing runs forward methods, and what they leave behind must not stay in the model
-        found = [(c, n) for c, n in _search(twin, "") if names[model.get_submodule(c)] == 1]
-        _known[model] = before = (now, [p for p in found if _exact(*(model.get_submodule(n) for n in p))])
+        found = [p for p in _search(twin, "") if names[model.get_submodule(p[1])] == 1]
+        found = [p for p in found if _exact(model.get_submodule(p[1]), model.get_submodule(p[2]))]
+        _known[model] = before = (now, found)
     return before[1]
 
 
-def _search(module: nn.Module, prefix: str) -> Pairs:
-    """Pairs of a module that fx can trace whole; else of a Sequential's neighbours, and of the parts."""
+def _search(module: nn.Module, scope: str) -> Pairs:
+    """Pairs of a module that fx can trace whole; else of a Sequential's neighbours, and of the parts.
+
+    What calls a part may also use the part's modules one by one, so its pairs are pairs in calls of the part alone.
+    """
+    prefix = f"{scope}." if scope else ""
     try:
-        return [(prefix + c, prefix + n) for c, n in _traced(module)]
+        return [(scope, prefix + c, prefix + n) for c, n in _traced(module, whole=not scope)]
     except Exception:  # whatever a forward method raises when it is handed proxies
         parts = list(module.named_children())
         found: Pairs = []
-        if type(module) is nn.Sequential:
-            found = [
-                (prefix + a, prefix + b) for (a, p), (b, q) in pairwise(parts) if type(p) in CONVS and type(q) in NORMS
-            ]
+        if type(module) is nn.Sequential and "forward" not in vars(module):
+            near = pairwise(module._modules.items())
+            names = [(a, b) for (a, p), (b, q) in near if type(p) in CONVS and type(q) in NORMS]
+            found = [(scope, prefix + a, prefix + b) for a, b in names]
         for name, part in parts:
-            found += _search(part, f"{prefix}{name}.") if any(part.children()) else []
+            found += _search(part, prefix + name) if any(part.children()) else []
         return found
 
 
-def _traced(module: nn.Module) -> Pairs:
-    """Pairs in which the norm is the only one to see the convolution's output, and both are called once."""
+def _attributes(module: nn.Module) -> list[Any]:
+    """All that the modules' attributes hold, and what is in the containers among them."""
+    found: list[Any] = []
+    for m in module.modules():
+        for name, value in vars(m).items():
+            found += [name, value]
+            found += [*value, *value.values()] if isinstance(value, dict) else []
+            found += [*value] if isinstance(value, (list, set)) else []
+    return found
+
+
+def _traced(module: nn.Module, *, whole: bool) -> list[tuple[str, str]]:
+    """Pairs in which the norm is the only one to see the convolution's output, and both are called once.
+
+    Raises:
+        Exception: fx cannot trace it, or it is but a part and leaves attributes for others to read.
+    """
+    if any("forward" in vars(m) for m in module.modules()):  # fx would trace the class's
+        raise TypeError("forward methods of instances")
+    before = _attributes(module)
     graph = fx.Tracer().trace(module)
+    after = _attributes(module)
+    if not whole and (len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True))):
+        raise TypeError("attributes written")
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     direct = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
-    found: Pairs = []
+    found: list[tuple[str, str]] = []
     for node in graph.nodes:
         if node.op != "call_module" or type(module.get_submodule(str(node.target))) not in NORMS:
             continue
@@ -112,28 +141,43 @@ class Laid(nn.Conv2d):
         return super().forward(input)
 
 
+Swaps = dict[nn.Module, nn.Module]
+
+
 def folded(model: nn.Module, pairs: Pairs, *, images: bool = False) -> nn.Module:
     """A copy of the model's modules with the same parameters and buffers, but for the folded convolutions'.
 
     ``images``: its two-dimensional convolutions work in channels_last.
     """
-    swaps: dict[nn.Module, nn.Module] = {}
-    for first, second in pairs:
+    swaps: dict[nn.Module, Swaps] = {}
+    for scope, first, second in pairs:
         conv, norm = model.get_submodule(first), model.get_submodule(second)
-        swaps[conv], swaps[norm] = _merged(conv, norm), nn.Identity()
-    twin = _replica(model, swaps)
-    if images:
-        for m in twin.modules():
-            if type(m) is nn.Conv2d and "forward" not in vars(m):
-                m.__class__ = Laid
-    return twin
+        merged = _merged(conv, norm)
+        swaps.setdefault(model.get_submodule(scope), {}).update({conv: _laid(merged, images), norm: nn.Identity()})
+    return _replica(model, swaps.pop(model, {}), swaps, images)
 
 
-def _replica(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def _replica(module: nn.Module, done: Swaps, scopes: dict[nn.Module, Swaps], images: bool) -> nn.Module:
+    """The module's twin; ``done``: twins that are there already, ``scopes``: what is another one inside a part's calls.
+
+    A part with a scope gets two twins: a plain one, whose parts others may use, and behind its forward the folded one.
+    """
     if module not in done:
-        twin = done[module] = _shell(module)
-        twin._modules = {k: None if m is None else _replica(m, done) for k, m in module._modules.items()}
+        twin = done[module] = _laid(_shell(module), images)
+        parts = module._modules.items()
+        twin._modules = {k: None if m is None else _replica(m, done, scopes, images) for k, m in parts}
+        swaps = scopes.get(module)
+        if swaps is not None:
+            same = {m: t for m, t in done.items() if m is not module and not any(p in swaps for p in m.modules())}
+            rest = {m: s for m, s in scopes.items() if m is not module}
+            vars(twin)["forward"] = _replica(module, same | swaps, rest, images)
     return done[module]
+
+
+def _laid(module: Any, images: bool) -> Any:
+    if images and type(module) is nn.Conv2d and "forward" not in vars(module):
+        module.__class__ = Laid
+    return module
 
 
 def _shell(module: nn.Module) -> Any:

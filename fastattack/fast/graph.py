@@ -71,10 +71,12 @@ class StepGraph:
     def __init__(self, recorder: Recorder, weights: Callable[[], Iterable[Tensor]], *, strict: bool) -> None:
         self.recorder, self.weights, self.strict = recorder, weights, strict
         self.reason = ""
+        self.form: Hashable = None
         self.key: Hashable = None
         self.kept: tuple[Any, ...] = ()
         self.recordings = 0
         self.calls = 0
+        self.renamed = 0
         self.replay: Callable[[], None] | None = None
 
     def __call__(self, function: Function, x: Tensor, target: Any, kind: object) -> Outputs:
@@ -82,6 +84,8 @@ class StepGraph:
         if self.reason:
             return function(x, target)
         self._prepare(x, target, kind)
+        if self.reason:
+            return function(x, target)
         self.x.copy_(x)
         if isinstance(target, Tensor):
             self.target.copy_(target)
@@ -96,10 +100,16 @@ class StepGraph:
         return loss.clone(), grad.clone(memory_format=torch.preserve_format)
 
     def _prepare(self, x: Tensor, target: Any, kind: object) -> None:
-        key = (_form(x), _form(target), id(kind), tuple(w.data_ptr() for w in self.weights()))
+        form = (_form(x), _form(target), tuple(w.data_ptr() for w in self.weights()))
+        key = (form, id(kind))
         if key == self.key:
             return
-        self.key, self.kept = key, (kind, target)  # what an id names stays alive, so that no other object gets the id
+        self.renamed = self.renamed + 1 if form == self.form and self.calls == 1 else 0
+        if self.renamed == self.WARM_UP:
+            self._give_up("the objective is another one at each step")
+            return
+        self.form, self.key = form, key
+        self.kept = (kind, target)  # what an id names stays alive, so that no other object gets the id
         self.calls, self.replay = 0, None
         self.x = torch.empty_like(x)
         self.target = torch.empty_like(target) if isinstance(target, Tensor) else target
@@ -117,10 +127,18 @@ class StepGraph:
                 raise
             except RuntimeError as error:
                 problem, why = error, str(error).strip().split("\n", 1)[0]
+        self._give_up(why, problem)
+        return False
+
+    def _give_up(self, why: str, problem: Exception | None = None) -> None:
         if self.strict:
             raise RuntimeError(f"graph: this model or objective cannot be recorded as a CUDA graph: {why}") from problem
         self.reason = why
-        return False
+
+    def __str__(self) -> str:
+        """What happened."""
+        why = self.reason or "too few gradients of one kind"
+        return "CUDA graph" if self.recordings and not self.reason else f"no CUDA graph: {why}"
 
 
 def _form(value: Any) -> Hashable:
