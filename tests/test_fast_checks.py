@@ -301,3 +301,19 @@ def test_an_attack_without_gradients_spends_its_queries_alone(precision, monkeyp
     assert seen == []
     assert sizes == [4] * 7
     assert result.how == "no gradients"
+
+
+def test_a_compiled_model_stays_whole():
+    """Setting an attribute of what torch.compile returns sets it in the user's module."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+    model.eval()
+    x = torch.rand(2, 1, 64, 64)
+    names = list(model.state_dict())
+    want = fa.PGD(model, eps=0.02, steps=2).run(x, x * 0.9)
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        got = fa.PGD(compiled, eps=0.02, steps=2).run(x, x * 0.9)
+    assert list(model.state_dict()) == names
+    assert [type(m) for m in model] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d]
+    assert torch.allclose(got.loss, want.loss, rtol=1e-4)

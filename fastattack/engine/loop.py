@@ -311,7 +311,7 @@ def _in_parts(
                 raise
             complete = False
             if job is not None:
-                _raise_if_bad(job.bad, rows.start)
+                _raise_if_bad(job.bad, rows.start, job.source.how)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise

@@ -30,8 +30,15 @@ def has_hooks(model: nn.Module) -> bool:
 
 
 def can_be_copied(model: nn.Module) -> bool:
-    """Hooks must see the module that they were put on, and scripted modules are no Python."""
-    return not has_hooks(model) and not any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+    """Hooks must see the module that they were put on, and scripted modules are no Python. A module that handles its
+    attributes itself may hand them to another one, as what torch.compile returns does to the user's module."""
+    return not has_hooks(model) and not any(
+        isinstance(m, torch.jit.ScriptModule) or _own(type(m)) for m in model.modules()
+    )
+
+
+def _own(kind: type) -> bool:
+    return any(getattr(kind, name) is not getattr(nn.Module, name) for name in ("__setattr__", "__getattr__"))
 
 
 def fingerprint(model: nn.Module) -> Hashable:
@@ -165,7 +172,7 @@ def _replica(module: nn.Module, done: Swaps, scopes: dict[nn.Module, Swaps], ima
     if module not in done:
         twin = done[module] = _laid(_shell(module), images)
         parts = module._modules.items()
-        twin._modules = {k: None if m is None else _replica(m, done, scopes, images) for k, m in parts}
+        vars(twin)["_modules"] = {k: None if m is None else _replica(m, done, scopes, images) for k, m in parts}
         swaps = scopes.get(module)
         if swaps is not None:
             same = {m: t for m, t in done.items() if m is not module and not any(p in swaps for p in m.modules())}
