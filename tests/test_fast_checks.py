@@ -75,10 +75,41 @@ def test_a_part_that_leaves_something_for_its_parent_is_not_folded():
             return x if bool(x.sum() > 1e9) else (self.body(x).tanh() + self.body.kept["skip"]).mean(1, keepdim=True)
 
     model, (y, x) = with_statistics(Reader(Part())), pair()
+    assert fold.pairs_of(model) == []
     for _ in range(2):
         result = attack(model).run(y, x)
         assert "folded" not in result.how
         assert torch.allclose(result.adversarial, by_hand(model, y, x), atol=2e-6)
+
+
+def test_parts_without_a_fold_are_one_module_inside_and_outside():
+    """What an untraceable part notes in itself is there for its parent."""
+    model = Alone(body_with_opaque()).eval()
+    twin = fold.folded(model, fold.pairs_of(model))
+    assert twin.body[2] is twin.body.forward[2]
+    assert twin.body[0] is not twin.body.forward[0]
+
+
+def test_a_forward_method_of_an_instance_is_not_traced_as_its_class():
+    model = with_statistics(Configured())
+    assert len(fold.pairs_of(model)) == 1
+    model.forward = lambda v: model.last(model.norm(model.conv(v)) + model.conv(v))
+    assert fold.pairs_of(model, fresh=True) == []
+
+
+def test_a_known_structure_that_mixes_samples_now_is_not_cut():
+    class Mixing(nn.Module):
+        config = {"mix": False}  # noqa: RUF012
+
+        def forward(self, x):
+            return x * 2 - (x.mean(0, keepdim=True) if self.config["mix"] else 0)
+
+    model, (y, x) = Mixing(), pair(6)
+    assert "2 samples at a time" in attack(model, chunk=2).run(y, x).how
+    model.config["mix"] = True
+    result = attack(model, chunk=2).run(y, x)
+    assert "whole batches" in result.how
+    assert torch.allclose(result.adversarial, by_hand(model, y, x), atol=2e-6)
 
 
 class Configured(nn.Module):
