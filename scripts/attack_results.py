@@ -44,7 +44,7 @@ ATTACKS: dict[str, Make] = {
     "PGD l2, radius eps sqrt(d)": lambda m, eps, steps, d: fa.PGD(m, eps=eps * d, norm="l2", steps=steps),
     "APGD l2, radius eps sqrt(d)": lambda m, eps, steps, d: fa.APGD(m, eps=eps * d, norm="l2", steps=steps),
     "ObsAtk, radius eps sqrt(d)": lambda m, eps, steps, d: fa.ObsAtk(m, eps=eps * d, steps=steps, sigma=SIGMA),
-    "Square": lambda m, eps, steps, d: fa.Square(m, eps=eps, steps=25 * steps),
+    "Square": lambda m, eps, steps, d: fa.Square(m, eps=eps, queries=25 * steps),
 }
 
 
