@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
             clean = psnr(model(y), x).mean().item()
         for name, make in ATTACKS.items():
             for eps in args.eps if name != "Square" else args.square_eps:
-                target = args.out / f"{network}-{name}-{eps}.json"
+                target = args.out / f"{network}-{name.replace('/', ' over ')}-{eps}.json"
                 if target.exists():
                     continue
                 curve: list[float] = []
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def table(args: argparse.Namespace) -> None:
-    rows = [json.loads(p.read_text()) for p in sorted(args.out.glob("*.json"))]
+    rows = [json.loads(p.read_text()) for p in sorted(args.out.rglob("*.json"))]
     found = {(r["model"], r["attack"], r["eps"]): r for r in rows}
     networks = [m for m in MODELS if any(r["model"] == m for r in rows)]
     radii = sorted({r["eps"] for r in rows})
