@@ -52,6 +52,21 @@ def l2_one_reduction(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step
     adv.copy_(origin + r.reshape(wide) * (adv - origin + c.reshape(wide) * grad))
 
 
+def momentum_linf(
+    adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float, decay: float
+) -> None:
+    """MI-FGSM, in place."""
+    momentum.mul_(decay).add_(grad / grad.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-30))
+    adv.add_(momentum.sign(), alpha=step).sub_(origin).clamp_(-eps, eps).add_(origin)
+
+
+def momentum_l2(
+    adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float, decay: float
+) -> None:
+    momentum.mul_(decay).add_(grad / grad.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-30))
+    l2_(adv, momentum, origin, eps, step)
+
+
 def stats(noise: Tensor, sigma: float) -> tuple[Tensor, ...]:
     n = noise.flatten(1)
     square = (n * n).mean(1)

@@ -1,26 +1,72 @@
 """fastattack: adversarial attacks on image denoisers and restorers, on fused kernels."""
 
-from . import attacks, metrics, models, objectives, ops, training, typical
+from . import attacks, metrics, models, objectives, ops, training, typical, views
 from .adapters import with_sigma
-from .attacks import FGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, denoising_pgd, fgsm, pgd
+from .attacks import (
+    APGD,
+    BIM,
+    CW,
+    DDN,
+    DIM,
+    FGSM,
+    FMN,
+    MIFGSM,
+    NIFGSM,
+    PGD,
+    TIM,
+    AttackResult,
+    CosPGD,
+    DenoisingPGD,
+    FeaturePGD,
+    LPIPSAttack,
+    ObsAtk,
+    SegPGD,
+    SimBA,
+    Square,
+    Universal,
+    denoising_pgd,
+    fgsm,
+    pgd,
+)
+from .each import EachResult, attack_each
 from .engine import NonFiniteError
 from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
 from .sampler import NoisyDataset, TypicalSetSampler
+from .strength import StrengthReport, strength_check
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "APGD",
+    "BIM",
+    "CW",
+    "DDN",
+    "DIM",
     "FGSM",
+    "FMN",
+    "MIFGSM",
+    "NIFGSM",
     "PGD",
+    "TIM",
     "AttackResult",
     "BackendUnavailable",
+    "CosPGD",
     "DenoisingPGD",
+    "EachResult",
+    "FeaturePGD",
+    "LPIPSAttack",
     "NoiseStats",
     "NoisyDataset",
     "NonFiniteError",
     "ObsAtk",
+    "SegPGD",
+    "SimBA",
     "Spectrum",
+    "Square",
+    "StrengthReport",
     "TypicalSetSampler",
+    "Universal",
+    "attack_each",
     "attacks",
     "denoising_pgd",
     "fgsm",
@@ -30,8 +76,10 @@ __all__ = [
     "objectives",
     "ops",
     "pgd",
+    "strength_check",
     "training",
     "typical",
     "use_backend",
+    "views",
     "with_sigma",
 ]

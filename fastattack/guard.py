@@ -31,7 +31,12 @@ def _flags(modules: list[nn.Module], eval_mode: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers(modules: list[nn.Module]) -> Iterator[None]:
+def buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
+    """What is written into the modules' buffers inside is undone after.
+
+    Unseen by autograd, which may have saved a buffer for a backward pass of the caller's that is still to come: it will
+    find the numbers that it saved. Version counters would not do to tell which were written: batch norm moves none.
+    """
     kept = [(m, name, b, b.detach().clone()) for m in modules for name, b in m._buffers.items() if b is not None]
     try:
         yield
@@ -39,11 +44,12 @@ def _buffers(modules: list[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for m, name, buffer, value in kept:
                 m._buffers[name] = buffer  # the model may have put another tensor there
-                buffer.copy_(value)
+                buffer.data.copy_(value)
 
 
 @contextmanager
-def _random_state(device: torch.device) -> Iterator[None]:
+def random_state(device: torch.device) -> Iterator[None]:
+    """torch's random state, on the CPU and the device, is after as it was before."""
     state = torch.get_rng_state()
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     try:
@@ -54,6 +60,22 @@ def _random_state(device: torch.device) -> Iterator[None]:
             torch.cuda.set_rng_state(cuda, device)
 
 
+def _modules(model: Callable[..., Any]) -> list[nn.Module]:
+    root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    return list(root.modules()) if isinstance(root, nn.Module) else []
+
+
+@contextmanager
+def frozen(net: Callable[..., Any]) -> Iterator[None]:
+    """Inside: eval mode, and parameters that need no gradient. After: the flags as before.
+
+    For a network whose backward pass comes later. Eval mode writes no buffers, and restoring them as left_as_found does
+    would make autograd refuse those that it saved.
+    """
+    with _flags(_modules(net), eval_mode=True):
+        yield
+
+
 @contextmanager
 def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode: bool) -> Iterator[None]:
     """Inside: parameters need no gradient and, with ``eval_mode``, every module is in eval mode. After: as before.
@@ -62,9 +84,8 @@ def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode:
     random state are restored. ``.grad`` fields and hooks are never touched. Modules are those of an nn.Module or of the
     nn.Module that a bound method belongs to; what another callable hides (a lambda around a module) is not seen.
     """
-    root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-    modules = list(root.modules()) if isinstance(root, nn.Module) else []
-    with _random_state(device), _buffers(modules), _flags(modules, eval_mode):
+    modules = _modules(model)
+    with random_state(device), buffers_kept(modules), _flags(modules, eval_mode):
         yield
 
 

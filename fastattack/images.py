@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -132,24 +134,45 @@ def _low_bytes(path: Path) -> Pixels | None:
         return np.asarray(image, dtype=np.float64)
 
 
-def save_png(path: str | Path, image: Tensor) -> None:
-    """Write an image as 8-bit PNG: clipped to [0, 1], rounded to the nearest of 256 levels.
+def save_png(path: str | Path, image: Tensor, *, bits: int = 8) -> None:
+    """Write an image as PNG: clipped to [0, 1], rounded to the nearest of 256 or 65536 levels.
+
+    What `fa.ops.quantise_` made of a float32 image comes back from `read_image` to the bit.
 
     Args:
         path: target, ends in .png; missing folders are made. Replaced in one step, see `write_atomic`.
         image: [H, W], [1, H, W] or [3, H, W], floating point.
+        bits: 8 or 16 for each value.
 
     Raises:
-        ValueError: another suffix or shape, an integer dtype, or NaN in the image.
+        ValueError: another suffix, shape or number of bits, an integer dtype, or NaN in the image.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: expected a name that ends in .png")
+    if isinstance(bits, bool) or bits not in (8, 16):
+        raise ValueError(f"bits: wanted 8 or 16, got {bits!r}")
     if not image.is_floating_point() or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, 3)):
         raise ValueError(f"{path}: expected a float image [H, W] or [1 or 3, H, W], got {tuple(image.shape)}")
     if image.isnan().any():
         raise ValueError(f"{path}: the image holds NaN")
-    levels = (image.detach().double().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    levels = (image.detach().double().clamp(0, 1) * (2**bits - 1)).round().to("cpu", torch.int32)
     array = levels.permute(1, 2, 0).squeeze(2).numpy() if levels.ndim == 3 else levels.numpy()
-    picture = Image.fromarray(np.ascontiguousarray(array))
+    if bits == 16:
+        write_atomic(path, _png16(array))
+        return
+    picture = Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
     write_atomic(path, lambda file: picture.save(file, format="PNG"))
+
+
+def _png16(levels: Pixels) -> bytes:
+    """A PNG file of [H, W] or [H, W, 3] with 16 bits a value, which PIL does not write in colour."""
+    height, width = levels.shape[:2]
+    lines = levels.astype(">u2").reshape(height, -1).view(np.uint8)
+    unfiltered = np.zeros((height, 1), np.uint8)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if levels.ndim == 3 else 0, 0, 0, 0)
+    data = zlib.compress(np.hstack([unfiltered, lines]).tobytes(), 6)
+    parts = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )

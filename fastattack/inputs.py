@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .ops import check
+from .threat import Threat
 
 
 def check_input(origin: Any, bounds: tuple[float, float] | None) -> None:
@@ -47,3 +48,22 @@ def dense(t: Tensor) -> Tensor:
     if t.dim() <= 5 and (t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last))):
         return t
     return t.contiguous()
+
+
+def check_grid(origin: Tensor, threat: Threat) -> None:
+    """Images that have a point of the integer grid inside the threat at every pixel."""
+    if threat.grid is None:
+        return
+    if origin.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"grid: wanted float32 or float64 images, got {origin.dtype} (the grid is not representable)")
+    levels = 2**threat.grid - 1
+    gap = (origin - (origin.clamp(0, 1) * levels).round() / levels).abs().flatten(1).amax(1)
+    reach = threat.eps if threat.norm == "linf" and threat.eps is not None else 0.0
+    reach = reach.to(gap) if isinstance(reach, Tensor) else torch.full_like(gap, reach)
+    if bool((gap > reach).any()):
+        wanted = (
+            f"a {threat.grid}-bit level within eps of" if threat.norm == "linf" else f"a {threat.grid}-bit level at"
+        )
+        raise ValueError(
+            f"grid: wanted {wanted} every pixel of the input, got a pixel {gap.max().item():g} away; round it first"
+        )

@@ -5,41 +5,68 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import metrics
-from .attacks import FGSM, PGD, AttackResult, DenoisingPGD
+from .attacks import APGD, BIM, FGSM, MIFGSM, NIFGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, Square
 from .attacks.base import Attack
 from .engine import Model, Progress
 from .images import find_images, read_image
 
-ATTACKS = ("denoising-pgd", "pgd", "fgsm")
+ATTACKS: dict[str, type[Attack]] = {
+    "denoising-pgd": DenoisingPGD,
+    "pgd": PGD,
+    "apgd": APGD,
+    "bim": BIM,
+    "fgsm": FGSM,
+    "mi-fgsm": MIFGSM,
+    "ni-fgsm": NIFGSM,
+    "obsatk": ObsAtk,
+    "square": Square,
+}
+_WITHOUT_A_STEP = ("fgsm", "square")
+_IN_ONE_STEP, _FROM_THE_INPUT = ("fgsm",), ("fgsm", "bim", "mi-fgsm", "ni-fgsm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """What to attack, with what, on which images. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale."""
+    """What to attack, with what, on which images. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale.
+
+    steps=None and norm=None become those of the attack: 10 and "linf", one step for fgsm, "l2" for obsatk.
+    """
 
     attack: str = "denoising-pgd"
     sigma: float = 25.0
     eps: float = 5 / 255
-    steps: int = 10
+    steps: int | None = None
     step: float | None = None
-    norm: str = "linf"
+    norm: str | None = None
     preserve_noise: bool = True
     restarts: int = 1
     seed: int = 0
     max_batch: int = 4
     device: str = "cpu"
     backend: str = "auto"
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.attack not in ATTACKS:
             raise ValueError(f"attack: wanted one of {', '.join(ATTACKS)}, got {self.attack!r}")
         if not 0 < self.sigma <= 255:
             raise ValueError(f"sigma: wanted a noise level on the 0-255 scale, 0 < sigma <= 255, got {self.sigma:g}")
+        if self.attack in _IN_ONE_STEP and self.steps not in (None, 1):
+            raise ValueError(f"steps: wanted none for {self.attack}, which takes one, got {self.steps}")
+        if self.attack in _WITHOUT_A_STEP and self.step is not None:
+            raise ValueError(f"step: wanted none for {self.attack}, which has no length to choose, got {self.step:g}")
+        if self.attack == "obsatk" and self.norm not in (None, "l2"):
+            raise ValueError(f"norm: wanted l2 for obsatk, got {self.norm}")
+        if self.steps is None:
+            object.__setattr__(self, "steps", 1 if self.attack in _IN_ONE_STEP else 10)
+        if self.norm is None:
+            object.__setattr__(self, "norm", "l2" if self.attack == "obsatk" else "linf")
 
 
 @dataclass(frozen=True)
@@ -56,15 +83,25 @@ class ImageResult:
 
 def build_attack(model: Model, config: JobConfig) -> Attack:
     """The attack that the configuration names."""
-    if config.attack == "fgsm":
-        return FGSM(model, eps=config.eps, norm=config.norm, backend=config.backend)
-    common = {
-        "eps": config.eps, "steps": config.steps, "step": config.step, "norm": config.norm, "restarts": config.restarts,
-        "seed": config.seed, "backend": config.backend,
-    }  # fmt: skip
-    if config.attack == "pgd":
-        return PGD(model, **common)  # type: ignore[arg-type]
-    return DenoisingPGD(model, preserve_noise=config.preserve_noise, sigma=config.sigma / 255, **common)  # type: ignore[arg-type]
+    name = config.attack
+    options: dict[str, Any] = {"eps": config.eps, "seed": config.seed, "backend": config.backend}
+    if name != "square":
+        options["precision"] = config.precision
+    elif config.precision != "fp32":
+        raise ValueError(f"precision: wanted fp32 for square, which takes no gradient, got {config.precision}")
+    if name not in _IN_ONE_STEP:
+        options |= {"queries" if name == "square" else "steps": config.steps}
+        if config.step is not None:
+            options["step"] = config.step
+    if name not in _FROM_THE_INPUT:
+        options["restarts"] = config.restarts
+    elif config.restarts > 1:
+        raise ValueError(f"restarts: wanted 1 for {name}, which starts from the input itself, got {config.restarts}")
+    if name != "obsatk":
+        options["norm"] = config.norm
+    if name == "denoising-pgd":
+        options |= {"preserve_noise": config.preserve_noise, "sigma": config.sigma / 255}
+    return ATTACKS[name](model, **options)
 
 
 def image_names(paths: list[Path]) -> list[str]:

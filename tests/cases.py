@@ -36,7 +36,7 @@ def as_format(x: Tensor, kind: str) -> Tensor:
         view.copy_(x)
         return view
     if kind == "transposed":
-        return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+        return x.transpose(-1, -2).clone(memory_format=torch.contiguous_format).transpose(-1, -2)
     return x.clone()
 
 

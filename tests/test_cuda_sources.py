@@ -11,7 +11,6 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,29 +104,27 @@ def find_nvcc() -> str:
     return nvcc
 
 
-def ptxas(source: Path, folder: Path) -> str:
-    """What ptxas says of the kernels of a .cu file, for all architectures. ~4 s of one core each."""
-    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-    flags += ["-std=c++17", "--fmad=false", "-Xptxas=-v", "-Xcompiler=-fPIC", f"-I{CUDA.parent / 'include'}"]
-    command = [find_nvcc(), *flags, "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+def resources(binary: Path) -> list[tuple[str, int, int]]:
+    """(kernel, bytes of stack, bytes of local memory) of all device code in a library or an object file."""
+    triton = importlib.util.find_spec("triton")
+    bundled = None if triton is None else Path(str(triton.origin)).parent / "backends/nvidia/bin/cuobjdump"
+    tool = shutil.which("cuobjdump") or (str(bundled) if bundled is not None and bundled.exists() else None)
+    if tool is None:
+        pytest.skip("cuobjdump was not found, neither on the path nor in triton")
+    done = subprocess.run([tool, "--dump-resource-usage", str(binary)], capture_output=True, text=True, check=True)
+    found = re.findall(r"Function (\S+):\s+REG:\d+ STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", done.stdout)
+    return [(name, int(stack), int(local)) for name, stack, local in found]
 
 
-def spilled(log: str) -> list[str]:
-    return re.findall(r"[1-9]\d* bytes spill (?:stores|loads)|[1-9]\d* bytes stack frame", log)
-
-
-def test_nvcc_compiles_without_spills(tmp_path: Path) -> None:
-    find_nvcc()
-    with ThreadPoolExecutor(2) as pool:
-        logs = dict(zip(STEMS, pool.map(lambda stem: ptxas(CUDA / f"{stem}.cu", tmp_path), STEMS), strict=True))
-    for stem, log in logs.items():
-        kernels = log.count("bytes spill stores")
-        assert kernels == len(launch.KERNELS[stem]) * len(launch.STORAGE) * len(ARCHITECTURES), (stem, kernels)
-        assert not spilled(log), f"{stem}: {spilled(log)}"
-        assert "warning" not in log.lower(), log
+def test_the_built_kernels_keep_everything_in_registers() -> None:
+    """Spilled registers lie on the stack. The build has compiled for all architectures already."""
+    module = importlib.util.find_spec("fastattack._cuda")
+    if module is None or module.origin is None:
+        pytest.skip("fastattack._cuda is not built")
+    found = resources(Path(module.origin))
+    kernels = sum(len(parts) for parts in launch.KERNELS.values())
+    assert len(found) == kernels * len(launch.STORAGE) * len(ARCHITECTURES)
+    assert [entry for entry in found if entry[1] or entry[2]] == []
 
 
 SPILLING = """
@@ -141,9 +138,11 @@ __global__ void __launch_bounds__(1024, 2) spilling(double* x) {
 
 
 def test_the_spill_check_sees_spills(tmp_path: Path) -> None:
-    source = tmp_path / "spilling.cu"
+    source, target = tmp_path / "spilling.cu", tmp_path / "spilling.o"
     source.write_text(SPILLING)
-    assert spilled(ptxas(source, tmp_path))
+    command = [find_nvcc(), "-gencode=arch=compute_90,code=sm_90", "-c", str(source), "-o", str(target)]
+    subprocess.run(command, capture_output=True, check=True)
+    assert [stack > 0 for _, stack, _ in resources(target)] == [True]
 
 
 def test_built_module_without_a_driver() -> None:
@@ -185,7 +184,23 @@ def results(backend: Backend) -> list[torch.Tensor]:
         backend.project(advs[1], origin, None, norm, 0.06, bounds)
         backend.preserve_noise(advs[2], origin, clean, norm, 0.06)
         backend.random_start(advs[3], origin, norm, 0.06, bounds, 1 << 63, None)
+        momentum = move.clone()
+        advs += [origin + 0.05 * move, momentum]
+        backend.momentum_step(advs[4], momentum, grad, origin, None, norm, 0.06, 0.01, 0.9, bounds)
         out += advs
+        out += [origin + 0.05 * move, origin + 0.03 * move]
+        backend.apgd_step(out[-2], out[-1], grad, origin, None, norm, 0.06, 0.01, 0.75, bounds)
+        advs = [origin + 0.05 * move for _ in range(3)]
+        backend.zero_mean_step(advs[0], grad, origin, 0.06, 0.01)
+        backend.zero_mean_step(advs[1], None, origin, 0.06, 0.0)
+        backend.quantise(advs[2], origin.clamp(0, 1), None, norm, 0.06, 8, (0.0, 1.0))
+        out += advs
+    out.append(grad.clone())
+    backend.accumulate(out[-1], noise, 0.9, torch.tensor([0.0, 0.3], dtype=torch.float64))
+    sparse = [origin + 0.05 * move for _ in range(2)]
+    backend.l1_project(sparse[0], origin, None, 30.0, bounds)
+    backend.l1_step(sparse[1], grad, origin, None, 30.0, 5.0, 0.05, bounds)
+    out += sparse
     gaps = torch.tensor([0.1, float("nan")], dtype=torch.float64)
     for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):
         out.append(torch.empty_like(clean))
@@ -198,9 +213,9 @@ def test_the_order_of_blocks_changes_no_bit() -> None:
     backend = host.cuda_backend()
     forwards = results(backend)
     with host.backwards():
-        assert all(map(torch.equal, forwards, results(backend)))
+        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(forwards, results(backend), strict=True))
     for got, wanted in zip(forwards, results(reference.BACKEND), strict=True):
-        torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(got, wanted, equal_nan=True)
 
 
 def test_launch_errors_are_raised() -> None:

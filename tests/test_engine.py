@@ -179,6 +179,25 @@ def test_batch_norm_statistics_survive_training_mode(denoiser):
     assert all(torch.equal(a, b) for a, b in zip(before, denoiser.buffers(), strict=True))
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("eval_mode", [True, False])
+def test_a_graph_of_the_caller_lives_on(training, eval_mode):
+    """A forward pass before the attack, its backward pass after: the buffers that autograd saved are unchanged."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).train(training)
+    x = torch.rand(3, 1, 8, 8)
+    target = torch.rand(3, 4, 6, 6)
+    model(x).square().mean().backward()
+    want = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    out = model(x).square().mean()
+    before = [b.clone() for b in model.buffers()]
+    fa.PGD(model, eps=0.05, steps=2, eval_mode=eval_mode)(x, target)
+    out.backward()
+    assert all(torch.equal(p.grad, w) for p, w in zip(model.parameters(), want, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
+
+
 def test_buffers_that_the_model_replaces_are_put_back():
     class Counting(nn.Module):
         def __init__(self):
@@ -326,13 +345,13 @@ def test_a_step_makes_no_temporary_of_image_size(denoiser, monkeypatch, preserve
     denoiser = nn.Conv2d(3, 3, 3, padding=1)
     seen = ImageAllocations(y.numel())
     for name in ("move", "watch", "take", "keep_noise"):
-        original = getattr(engine._Job, name)
+        original = getattr(engine.Job, name)
 
         def watched(*args, original=original, **kwargs):
             with seen:
                 return original(*args, **kwargs)
 
-        monkeypatch.setattr(engine._Job, name, watched)
+        monkeypatch.setattr(engine.Job, name, watched)
     fa.DenoisingPGD(denoiser, eps=0.05, steps=3, preserve_noise=preserve)(y, x)
     assert seen.found == []
     with seen:

@@ -208,6 +208,32 @@ def test_save_png_round_trip(tmp_path: Path, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(back, image.detach().reshape(back.shape), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape", [(7, 5), (1, 7, 5), (3, 7, 5), (1, 256, 256)])
+def test_sixteen_bits_come_back_to_the_bit(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Also through PIL alone for gray, whose decoder is not ours."""
+    levels = RNG.integers(0, 65536, shape)
+    levels.flat[:2] = 0, 65535
+    if levels.size == 65536:
+        levels = np.arange(65536).reshape(shape)
+    image = levels.astype(np.float32) / np.float32(65535)
+    save_png(tmp_path / "x.png", torch.from_numpy(image), bits=16)
+    back = read_image(tmp_path / "x.png", 3 if shape[0] == 3 else 1).numpy()
+    np.testing.assert_array_equal(back, image.reshape(back.shape))
+    if shape[0] != 3:
+        with Image.open(tmp_path / "x.png") as picture:
+            np.testing.assert_array_equal(np.asarray(picture), levels.reshape(shape[-2:]))
+
+
+def test_sixteen_bits_round_and_clip(tmp_path: Path) -> None:
+    image = torch.tensor([[-0.3, 0.4 / 65535, 0.6 / 65535, 1.0, 7.0]])
+    save_png(tmp_path / "x.png", image, bits=16)
+    assert np.asarray(Image.open(tmp_path / "x.png")).tolist() == [[0, 0, 1, 65535, 65535]]
+    for bits in (1, 12, 32, True, "8"):
+        with pytest.raises(ValueError, match="bits: wanted 8 or 16"):
+            save_png(tmp_path / "y.png", image, bits=bits)
+    assert not (tmp_path / "y.png").exists()
+
+
 def test_save_png_raises(tmp_path: Path) -> None:
     good = torch.zeros(1, 4, 4)
     nan = good.clone()

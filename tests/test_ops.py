@@ -39,7 +39,8 @@ def step(adv=None, grad=None, origin=None, **options):
         ({"eps": torch.ones(3)}, ValueError, ["eps", "(2,)", "(3,)"]),
         ({"eps": "5/255"}, TypeError, ["eps", "str"]),
         ({"step": float("nan")}, ValueError, ["step", "nan"]),
-        ({"norm": "l1"}, ValueError, ["norm", "'linf', 'l2'", "'l1'"]),
+        ({"norm": "l1"}, ValueError, ["norm", "'linf', 'l2'", "'l1'", "l1_step_"]),
+        ({"norm": "l3"}, ValueError, ["norm", "'linf', 'l2'", "'l3'"]),
         ({"bounds": (1, 0)}, ValueError, ["bounds", "(1.0, 0.0)"]),
         ({"bounds": 3}, TypeError, ["bounds", "3"]),
         ({"mask": torch.ones(5)}, ValueError, ["mask", "(2, 3, 4, 4)", "(5,)"]),
@@ -65,6 +66,10 @@ def test_more_bad_input():
     x = X.clone()
     with pytest.raises(ValueError, match="origin: shares its memory with adv"):
         ops.project_(x, x, norm="linf", eps=1)
+    with pytest.raises(ValueError, match="norm: wanted one of 'linf', 'l2', 'l1', got 'l3'"):
+        ops.project_(x, X, norm="l3", eps=1)
+    with pytest.raises(ValueError, match=r"norm: wanted one of 'linf', 'l2', got 'l1'$"):
+        ops.preserve_noise_(x, X, X, norm="l1", eps=1)
     with pytest.raises(ValueError, match="clean: wanted"):
         ops.preserve_noise_(X.clone(), X, X[:1], norm="linf", eps=1)
 
@@ -83,6 +88,20 @@ def test_an_empty_batch_passes():
         assert ops.project_(empty, empty.clone(), norm=norm, eps=1) is empty
         assert ops.preserve_noise_(empty, empty.clone(), empty.clone(), norm=norm, eps=1) is empty
         assert ops.random_start_(empty, empty.clone(), norm=norm, eps=1, seed=0) is empty
+        others = (empty.clone(), empty.clone(), empty.clone())
+        assert ops.momentum_step_(empty, *others, norm=norm, eps=1, step=1) is empty
+
+
+def test_an_empty_total_passes():
+    empty = torch.zeros(0, 3, 4, 4)
+    assert ops.accumulate_(empty, empty.clone()) is empty
+    for norm in ("linf", "l2", "l1"):
+        assert ops.quantise_(empty, empty.clone(), norm=norm, eps=1) is empty
+    assert ops.zero_mean_step_(empty, empty.clone(), empty.clone(), eps=1, step=1) is empty
+    assert ops.project_zero_mean_(empty, empty.clone(), eps=1) is empty
+    assert ops.project_(empty, empty.clone(), norm="l1", eps=1) is empty
+    assert ops.random_start_(empty, empty.clone(), norm="l1", eps=1, seed=0) is empty
+    assert ops.l1_step_(empty, empty.clone(), empty.clone(), eps=1, step=1) is empty
 
 
 def test_autograd_notices_the_write():
@@ -135,10 +154,18 @@ def test_the_environment_chooses_too():
 def user_function(adv, grad, origin, clean, eps):
     ops.random_start_(adv, origin, norm="linf", eps=eps, seed=2**63 + 1)
     ops.pgd_step_(adv, grad * 2, origin, norm="linf", eps=eps, step=0.01, bounds=(0.0, 1.0))
+    grad = ops.accumulate_(grad.clone(), origin, keep=0.5, weight=eps)
+    ops.momentum_step_(adv, torch.zeros_like(adv), grad, origin, norm="l2", eps=eps, step=0.01, decay=0.5)
     ops.preserve_noise_(adv, origin, clean, norm="linf", eps=eps)
     ops.project_(adv, origin, norm="l2", eps=0.5)
+    ops.zero_mean_step_(adv, grad, origin, eps=0.5, step=0.1)
+    ops.project_zero_mean_(adv, origin, eps=eps)
+    ops.quantise_(grad, clean, eps=eps, bits=16, norm="linf")
+    ops.random_start_(adv, origin, norm="l1", eps=eps, seed=1)
+    ops.l1_step_(adv, grad * 2, origin, eps=eps, step=0.1, keep=eps, bounds=(0.0, 1.0))
+    ops.project_(adv, origin, norm="l1", eps=eps)
     stats = ops.noise_stats(adv - clean, sigma=0.1)
-    return adv + 1, stats.l2 + stats.typicality
+    return adv + 1, stats.l2 + stats.typicality, grad + 1
 
 
 @pytest.mark.parametrize("eps", [0.05, torch.tensor([0.05, 0.02])])
@@ -148,11 +175,12 @@ def test_a_compiled_function_traces_through(eps):
     clean = torch.rand(2, 1, 16, 16, generator=g)
     origin = clean + 0.1 * torch.randn(clean.shape, generator=g)
     grad = torch.randn(clean.shape, generator=g)
-    want = user_function(origin.clone(), grad, origin, clean, eps)
+    want = user_function(origin.clone(), grad.clone(), origin, clean, eps)
     adv = origin.clone()
     got = torch.compile(user_function, backend="aot_eager", fullgraph=True)(adv, grad, origin, clean, eps)
     assert torch.equal(got[0], want[0])
     assert torch.equal(got[1], want[1])
+    assert torch.equal(got[2], want[2])
     assert torch.equal(adv + 1, want[0])  # the caller's tensor is the one that was written
 
 
@@ -163,12 +191,26 @@ def test_the_custom_ops_pass_torchs_own_checks():
     torch.library.opcheck(
         op.pgd_step_, (adv, grad, X, "linf", 0.1, None, 0.01, None, None, None, None, "auto"), test_utils=checks
     )
+    torch.library.opcheck(
+        op.momentum_step_,
+        (adv, X * 0, grad, X, "l2", 0.1, None, 0.01, None, None, torch.ones(2), 0.0, 1.0, None, "auto"),
+        test_utils=checks,
+    )
+    torch.library.opcheck(op.accumulate_, (adv, grad, 0.5, None, None, torch.ones(2), "auto"), test_utils=checks)
     torch.library.opcheck(op.project_, (adv, X, "l2", None, torch.ones(2), 0.0, 1.0, None, "auto"), test_utils=checks)
+    torch.library.opcheck(op.project_, (adv, X, "l1", 0.5, None, None, None, None, "auto"), test_utils=checks)
+    torch.library.opcheck(
+        op.l1_step_, (adv, grad, X, 0.5, None, None, torch.ones(2), 0.05, None, 0.0, 1.0, None, "auto"),
+        test_utils=checks,
+    )  # fmt: skip
     torch.library.opcheck(op.preserve_noise_, (adv, X, grad, "linf", 0.1, None, "auto"), test_utils=checks)
     torch.library.opcheck(op.noise_stats, (X, 0.1, None, 0.0, None, "auto"), test_utils=checks)
     torch.library.opcheck(
         op.random_start_, (adv, X, "linf", 0.1, None, None, None, "7", None, "auto"), test_utils=checks
     )
+    torch.library.opcheck(op.zero_mean_step_, (adv, grad, X, 0.1, None, 0.01, None, "auto"), test_utils=checks)
+    torch.library.opcheck(op.project_zero_mean_, (adv, X, None, torch.ones(2), "auto"), test_utils=checks)
+    torch.library.opcheck(op.quantise_, (adv, X, 0.1, None, 8, "linf", 0.0, 1.0, None, "auto"), test_utils=checks)
 
 
 def test_fake_tensors_take_the_dispatcher():

@@ -61,9 +61,9 @@ def test_mean_and_norm_are_kept_inside_the_ball(subject: Subject, norm, attack):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_backends_agree_with_the_reference(subject: Subject, norm, dtype):
     g = torch.Generator().manual_seed(1)
-    for kind, case in all_images(dtype, subject.device):
+    for number, (kind, case) in enumerate(all_images(dtype, subject.device)):
         many = (0.01 + 0.03 * torch.rand(case.adv.shape[0], generator=g)).to(subject.device)
-        for eps in (5 / 255, many):
+        for eps in (5 / 255, many)[number % 2 :: 2] if subject.name == "triton-interpreted" else (5 / 255, many):
             want, got = case.fresh(kind), case.fresh(kind)
             ops.preserve_noise_(want, case.origin, case.clean, norm=norm, eps=eps, backend="reference")
             assert ops.preserve_noise_(got, case.origin, case.clean, norm=norm, eps=eps, backend=subject.backend) is got

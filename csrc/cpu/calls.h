@@ -36,6 +36,17 @@ struct Call {
   View adv, grad, origin, clean, mask;
 };
 
+struct ApgdCall {
+  Call common;
+  PerSample momentum;
+  View previous;
+};
+
+struct L1StepCall {
+  Call common;
+  PerSample keep;
+};
+
 struct StatsCall {
   Shape shape;
   Dtype dtype;
@@ -51,6 +62,20 @@ struct StartCall {
   const long long* sample_ids;  // (B,), or null for 0 .. B-1
 };
 
+struct MomentumCall {
+  Call common;
+  PerSample decay;
+  View momentum;
+};
+
+struct AccumulateCall {
+  Shape shape;
+  Dtype dtype;
+  int threads;
+  PerSample keep, weight;
+  View total, grad;
+};
+
 struct NoiseCall {
   Shape shape;
   Dtype dtype;
@@ -61,6 +86,11 @@ struct NoiseCall {
   View out, clean;              // clean may be null
 };
 
+struct QuantiseCall {
+  Call common;    // norm l2 stands for l1 too
+  double levels;  // 2^bits - 1
+};
+
 struct Kernels {
   const char* name;
   void (*pgd_step)(const Call&);
@@ -69,6 +99,13 @@ struct Kernels {
   void (*noise_stats)(const StatsCall&);
   void (*random_start)(const StartCall&);
   void (*typical_noise)(const NoiseCall&);
+  void (*momentum_step)(const MomentumCall&);
+  void (*accumulate)(const AccumulateCall&);
+  void (*apgd_step)(const ApgdCall&);
+  void (*zero_mean_step)(const Call&);
+  void (*quantise)(const QuantiseCall&);
+  void (*l1_project)(const Call&);
+  void (*l1_step)(const L1StepCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

@@ -13,6 +13,13 @@ void preserve_noise(const Call& call);
 void noise_stats(const StatsCall& call);
 void random_start(const StartCall& call);
 void typical_noise(const NoiseCall& call);
+void momentum_step(const MomentumCall& call);
+void accumulate(const AccumulateCall& call);
+void apgd_step(const ApgdCall& call);
+void zero_mean_step(const Call& call);
+void quantise(const QuantiseCall& call);
+void l1_project(const Call& call);
+void l1_step(const L1StepCall& call);
 void triad(float* a, const float* b, const float* c, long long count, int threads);
 
 }  // namespace FA_ISA

@@ -163,6 +163,123 @@ void typical_noise(Pointer out, Pointer clean, long long batch, long long count,
   kernels->typical_noise(call);
 }
 
+void momentum_step(Pointer adv, Pointer momentum, Pointer grad, Pointer origin, Pointer mask, long long batch,
+                   long long count, const py::object& walk, int dtype, int norm, double eps, Pointer eps_values,
+                   double step, Pointer step_values, double decay, Pointer decay_values, double low, double high,
+                   int threads) {
+  Walk w(batch, count, walk);
+  MomentumCall call{{w.shape,
+                     Dtype(dtype),
+                     Norm(norm),
+                     threads,
+                     {eps, pointer<double>(eps_values)},
+                     {step, pointer<double>(step_values)},
+                     low,
+                     high,
+                     {},
+                     {},
+                     {},
+                     {},
+                     {}},
+                    {decay, pointer<double>(decay_values)},
+                    {}};
+  Call& common = call.common;
+  common.adv = w.next(adv), call.momentum = w.next(momentum), common.grad = w.next(grad);
+  common.origin = w.next(origin), common.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->momentum_step(call);
+}
+
+void accumulate(Pointer total, Pointer grad, long long batch, long long count, const py::object& walk, int dtype,
+                double keep, Pointer keep_values, double weight, Pointer weight_values, int threads) {
+  Walk w(batch, count, walk);
+  AccumulateCall call{w.shape,
+                      Dtype(dtype),
+                      threads,
+                      {keep, pointer<double>(keep_values)},
+                      {weight, pointer<double>(weight_values)},
+                      {},
+                      {}};
+  call.total = w.next(total), call.grad = w.next(grad);
+  py::gil_scoped_release release;
+  kernels->accumulate(call);
+}
+
+void apgd_step(Pointer adv, Pointer previous, Pointer grad, Pointer origin, Pointer mask, long long batch,
+               long long count, const py::object& walk, int dtype, int norm, double eps, Pointer eps_values,
+               double step, Pointer step_values, double momentum, Pointer momentum_values, double low, double high,
+               int threads) {
+  Walk w(batch, count, walk);
+  ApgdCall call{{w.shape,
+                 Dtype(dtype),
+                 Norm(norm),
+                 threads,
+                 {eps, pointer<double>(eps_values)},
+                 {step, pointer<double>(step_values)},
+                 low,
+                 high,
+                 {},
+                 {},
+                 {},
+                 {},
+                 {}},
+                {momentum, pointer<double>(momentum_values)},
+                {}};
+  call.common.adv = w.next(adv), call.previous = w.next(previous), call.common.grad = w.next(grad);
+  call.common.origin = w.next(origin), call.common.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->apgd_step(call);
+}
+
+void zero_mean_step(Pointer adv, Pointer grad, Pointer origin, long long batch, long long count, const py::object& walk,
+                    int dtype, double eps, Pointer eps_values, double step, Pointer step_values, int threads) {
+  Walk w(batch, count, walk);
+  Call call{};
+  call.shape = w.shape, call.dtype = Dtype(dtype), call.norm = Norm::l2, call.threads = threads;
+  call.eps = {eps, pointer<double>(eps_values)}, call.step = {step, pointer<double>(step_values)};
+  call.adv = w.next(adv), call.grad = w.next(grad), call.origin = w.next(origin);
+  py::gil_scoped_release release;
+  kernels->zero_mean_step(call);
+}
+
+void quantise(Pointer adv, Pointer origin, Pointer mask, long long batch, long long count, const py::object& walk,
+              int dtype, int norm, double eps, Pointer eps_values, double low, double high, double levels,
+              int threads) {
+  Walk w(batch, count, walk);
+  QuantiseCall call{};
+  Call& c = call.common;
+  c.shape = w.shape, c.dtype = Dtype(dtype), c.norm = Norm(norm), c.threads = threads;
+  c.eps = {eps, pointer<double>(eps_values)}, c.low = low, c.high = high, call.levels = levels;
+  c.adv = w.next(adv), c.origin = w.next(origin), c.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->quantise(call);
+}
+
+void l1_project(Pointer adv, Pointer origin, Pointer mask, long long batch, long long count, const py::object& walk,
+                int dtype, double eps, Pointer eps_values, double low, double high, int threads) {
+  Walk w(batch, count, walk);
+  Call call{};
+  call.shape = w.shape, call.dtype = Dtype(dtype), call.threads = threads;
+  call.eps = {eps, pointer<double>(eps_values)}, call.low = low, call.high = high;
+  call.adv = w.next(adv), call.origin = w.next(origin), call.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->l1_project(call);
+}
+
+void l1_step(Pointer adv, Pointer grad, Pointer origin, Pointer mask, long long batch, long long count,
+             const py::object& walk, int dtype, double eps, Pointer eps_values, double step, Pointer step_values,
+             double keep, Pointer keep_values, double low, double high, int threads) {
+  Walk w(batch, count, walk);
+  L1StepCall call{};
+  Call& c = call.common;
+  c.shape = w.shape, c.dtype = Dtype(dtype), c.threads = threads;
+  c.eps = {eps, pointer<double>(eps_values)}, c.step = {step, pointer<double>(step_values)};
+  call.keep = {keep, pointer<double>(keep_values)}, c.low = low, c.high = high;
+  c.adv = w.next(adv), c.grad = w.next(grad), c.origin = w.next(origin), c.mask = w.next(mask);
+  py::gil_scoped_release release;
+  kernels->l1_step(call);
+}
+
 }  // namespace
 }  // namespace fastattack
 
@@ -175,6 +292,13 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("noise_stats", &noise_stats);
   m.def("random_start", &random_start);
   m.def("typical_noise", &typical_noise);
+  m.def("momentum_step", &momentum_step);
+  m.def("accumulate", &accumulate);
+  m.def("apgd_step", &apgd_step);
+  m.def("zero_mean_step", &zero_mean_step);
+  m.def("quantise", &quantise);
+  m.def("l1_project", &l1_project);
+  m.def("l1_step", &l1_step);
   m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
     py::gil_scoped_release release;
     kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);

@@ -9,8 +9,24 @@
 namespace fastattack {
 
 extern const Kernels FA_TABLE(FA_ISA);
-const Kernels FA_TABLE(FA_ISA) = {FA_NAME(FA_ISA),        FA_ISA::pgd_step,    FA_ISA::project,
-                                  FA_ISA::preserve_noise, FA_ISA::noise_stats, FA_ISA::random_start,
-                                  FA_ISA::typical_noise,  FA_ISA::triad};
+// clang-format off
+const Kernels FA_TABLE(FA_ISA) = {
+    FA_NAME(FA_ISA),
+    FA_ISA::pgd_step,
+    FA_ISA::project,
+    FA_ISA::preserve_noise,
+    FA_ISA::noise_stats,
+    FA_ISA::random_start,
+    FA_ISA::typical_noise,
+    FA_ISA::momentum_step,
+    FA_ISA::accumulate,
+    FA_ISA::apgd_step,
+    FA_ISA::zero_mean_step,
+    FA_ISA::quantise,
+    FA_ISA::l1_project,
+    FA_ISA::l1_step,
+    FA_ISA::triad,
+};
+// clang-format on
 
 }  // namespace fastattack

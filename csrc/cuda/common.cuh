@@ -28,7 +28,7 @@ struct PerSample {
 
 enum Walk : i64 { STRIDED = 0, FLAT = 1, VECTORS = 2 };  // VECTORS: flat, every sample on 16-byte lines, no mask
 
-// K tensors of one shape; the first is the one that is written.
+// K tensors of one shape; those that are written come first.
 template <class S, int K>
 struct Samples {
   S* data[K];
@@ -75,8 +75,8 @@ FA_DEVICE void offsets(const Samples<S, K>& s, i64 sample, i64 i, i64 (&out)[K +
   }
 }
 
-// f(values, on) for every element of this block's tile; with WRITE its result goes to the first tensor.
-template <bool WRITE, class S, int K, class F>
+// f(values, on) for every element of this block's tile; what it leaves in the first WRITTEN values is stored.
+template <int WRITTEN, class S, int K, class F>
 FA_DEVICE void visit_elements(const Samples<S, K>& s, F f) {
   using T = typename Storage<S>::real;
   for (i64 i = s.tile() * THREADS + threadIdx.x; i < s.count; i += s.tiles * THREADS) {
@@ -85,38 +85,44 @@ FA_DEVICE void visit_elements(const Samples<S, K>& s, F f) {
     T x[K];
     for (int k = 0; k < K; ++k) x[k] = Storage<S>::load(s.data[k][at[k]]);
     bool on = s.mask ? s.mask[at[K]] != 0 : true;
-    T y = f(x, on);
-    if constexpr (WRITE) s.data[0][at[0]] = Storage<S>::store(y);
+    f(x, on);
+    for (int k = 0; k < WRITTEN; ++k) s.data[k][at[k]] = Storage<S>::store(x[k]);
   }
 }
 
-template <bool WRITE, class S, int K, class F>
+template <int WRITTEN, class S, int K, class F>
 FA_DEVICE void visit_packs(const Samples<S, K>& s, F f) {
   using T = typename Storage<S>::real;
   constexpr int WIDTH = Pack<S>::WIDTH;
   Pack<S>* lines[K];
   for (int k = 0; k < K; ++k) lines[k] = reinterpret_cast<Pack<S>*>(s.data[k] + s.sample() * s.strides[k][0]);
   for (i64 i = s.tile() * THREADS + threadIdx.x; i < s.count / WIDTH; i += s.tiles * THREADS) {
-    Pack<S> in[K], out;
-    for (int k = 0; k < K; ++k) in[k] = lines[k][i];
+    Pack<S> line[K];
+    for (int k = 0; k < K; ++k) line[k] = lines[k][i];
     for (int j = 0; j < WIDTH; ++j) {
       T x[K];
-      for (int k = 0; k < K; ++k) x[k] = Storage<S>::load(in[k].v[j]);
-      T y = f(x, true);
-      if constexpr (WRITE) out.v[j] = Storage<S>::store(y);
+      for (int k = 0; k < K; ++k) x[k] = Storage<S>::load(line[k].v[j]);
+      f(x, true);
+      for (int k = 0; k < WRITTEN; ++k) line[k].v[j] = Storage<S>::store(x[k]);
     }
-    if constexpr (WRITE) lines[0][i] = out;
+    for (int k = 0; k < WRITTEN; ++k) lines[k][i] = line[k];
+  }
+}
+
+template <int WRITTEN, class S, int K, class F>
+FA_DEVICE void visit(const Samples<S, K>& s, F f) {
+  if (s.walk == VECTORS) {
+    visit_packs<WRITTEN>(s, f);
+  } else {
+    visit_elements<WRITTEN>(s, f);
   }
 }
 
 // adv = f(values, on)
 template <class S, int K, class F>
 FA_DEVICE void map(const Samples<S, K>& s, F f) {
-  if (s.walk == VECTORS) {
-    visit_packs<true>(s, f);
-  } else {
-    visit_elements<true>(s, f);
-  }
+  using T = typename Storage<S>::real;
+  visit<1>(s, [&](T(&x)[K], bool on) { x[0] = f(x, on); });
 }
 
 // A struct of sums is a row of doubles.
@@ -149,22 +155,22 @@ FA_DEVICE Sums block_sum(Sums mine) {
   return total;
 }
 
+// Adds up what the threads of this block have, for partials[sample, tile].
+template <class Sums, class S, int K>
+FA_DEVICE void leave_partial(const Samples<S, K>& s, Sums* partials, const Sums& mine) {
+  Sums total = block_sum(mine);
+  if (threadIdx.x == 0) partials[s.sample() * s.tiles + s.tile()] = total;
+}
+
 // Adds terms(values) over the elements that are on, and leaves this block's sum in partials[sample, tile].
 template <class Sums, class S, int K, class F>
 FA_DEVICE void sum_tile(const Samples<S, K>& s, Sums* partials, F terms) {
   using T = typename Storage<S>::real;
   Sums mine = {};
-  auto accumulate = [&](const T(&x)[K], bool on) {
+  visit<0>(s, [&](const T(&x)[K], bool on) {
     if (on) add(mine, terms(x));
-    return T(0);
-  };
-  if (s.walk == VECTORS) {
-    visit_packs<false>(s, accumulate);
-  } else {
-    visit_elements<false>(s, accumulate);
-  }
-  Sums total = block_sum(mine);
-  if (threadIdx.x == 0) partials[s.sample() * s.tiles + s.tile()] = total;
+  });
+  leave_partial(s, partials, mine);
 }
 
 // The sum over `sample`, known to every thread of the block.

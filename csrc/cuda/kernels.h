@@ -21,5 +21,12 @@ std::vector<Kernel> preserve_noise_kernels();
 std::vector<Kernel> noise_stats_kernels();
 std::vector<Kernel> random_start_kernels();
 std::vector<Kernel> typical_noise_kernels();
+std::vector<Kernel> momentum_step_kernels();
+std::vector<Kernel> accumulate_kernels();
+std::vector<Kernel> apgd_step_kernels();
+std::vector<Kernel> zero_mean_step_kernels();
+std::vector<Kernel> quantise_kernels();
+std::vector<Kernel> l1_project_kernels();
+std::vector<Kernel> l1_step_kernels();
 
 }  // namespace fastattack

@@ -1,7 +1,43 @@
-"""Attacks: each a small composition of objective, threat and schedule over the one engine."""
+"""Attacks: each a small composition of objective, threat, schedule and walk over the one engine."""
 
-from .base import Attack, AttackResult
+from .apgd import APGD
+from .base import Attack, AttackResult, Options
 from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
-from .gradient import FGSM, PGD, fgsm, pgd
+from .dense import CosPGD, SegPGD
+from .gradient import BIM, FGSM, PGD, fgsm, pgd
+from .minimal import CW, DDN, FMN
+from .perceptual import FeaturePGD, LPIPSAttack
+from .simba import SimBA
+from .square import Square
+from .transfer import DIM, MIFGSM, NIFGSM, TIM
+from .universal import Universal, UniversalResult
 
-__all__ = ["FGSM", "PGD", "Attack", "AttackResult", "DenoisingPGD", "ObsAtk", "denoising_pgd", "fgsm", "pgd"]
+__all__ = [
+    "APGD",
+    "BIM",
+    "CW",
+    "DDN",
+    "DIM",
+    "FGSM",
+    "FMN",
+    "MIFGSM",
+    "NIFGSM",
+    "PGD",
+    "TIM",
+    "Attack",
+    "AttackResult",
+    "CosPGD",
+    "DenoisingPGD",
+    "FeaturePGD",
+    "LPIPSAttack",
+    "ObsAtk",
+    "Options",
+    "SegPGD",
+    "SimBA",
+    "Square",
+    "Universal",
+    "UniversalResult",
+    "denoising_pgd",
+    "fgsm",
+    "pgd",
+]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn, TypedDict
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .. import engine
-from ..engine import Model, Progress, Schedule
-from ..objectives import Objective
+from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Steepest, View
+from ..engine.loop import members
+from ..engine.schedule import check_step
+from ..fast import Speed
+from ..objectives import Objective, mse
 from ..ops import NoiseStats, check, noise_stats
 from ..threat import Threat
 
@@ -22,20 +27,77 @@ class AttackResult:
 
     Attributes:
         adversarial: (B, ...), inside the threat for every sample.
-        loss: (B,) objective at ``adversarial``.
-        best_step: (B,) number of steps after which it was found (0: the start).
+        loss: (B,) objective at ``adversarial``, in float32 or wider; with ``grid`` that of the rounded images.
+        best_step: (B,) number of steps after which it was found (0: the start; -1: an interrupt came first).
         best_restart: (B,).
+        steps_used: (B,) gradients or queries that the sample took, over all restarts.
         noise_before, noise_after: statistics of input - clean and of adversarial - clean; None without a clean image.
         seconds: wall-clock time of the loop.
+        complete: False where an interrupt ended it (``on_interrupt="return"``).
+        success: (B,) bool, the loss is past ``threshold``; None where there is none.
+        how: in words, in which precision and by which means the gradients were made.
     """
 
     adversarial: Tensor
     loss: Tensor
     best_step: Tensor
     best_restart: Tensor
+    steps_used: Tensor
     noise_before: NoiseStats | None
     noise_after: NoiseStats | None
     seconds: float
+    complete: bool = True
+    success: Tensor | None = None
+    how: str = ""
+
+
+class Options(TypedDict, total=False):
+    """Options that every attack takes, beside its own. Their meaning: `fastattack.engine.Schedule` (how it walks),
+    `fastattack.threat.Threat` (where it may go) and `fastattack.fast.Speed` (how gradients are made).
+
+    ``targeted``: go down the objective, towards the target. ``ensemble``: how several models become one, see
+    `fastattack.engine.Ensemble`: "mean", "max", "min", "softmax", "logits", or a weight for each model.
+
+    ``view``: a random transformation through which the models see the input, averaged over ``eot`` draws
+    (`fastattack.views`). ``smooth``: a kernel (k, k) for the gradients (`fastattack.views.smoothing_kernel`).
+    """
+
+    objective: Objective
+    targeted: bool
+    ensemble: str | Sequence[float]
+    view: View | None
+    smooth: Tensor | None
+    norm: str
+    bounds: tuple[float, float] | None
+    grid: int | None
+    sparsity: float | Tensor | None
+    steps: int
+    step: float | Tensor | None
+    random_start: bool
+    restarts: int
+    keep: str
+    stop: str | None
+    tolerance: float
+    patience: int
+    threshold: float | None
+    eot: int
+    seed: int
+    max_batch: int | None
+    eval_mode: bool
+    on_interrupt: str
+    backend: str
+    precision: str
+    channels_last: bool | None
+    fold: bool
+    compile: bool
+    graph: str
+    chunk: int | None
+
+
+_THREAT = {f.name for f in fields(Threat)}
+_SCHEDULE = {f.name for f in fields(Schedule)} - {"minimise"}
+_SPEED = {f.name for f in fields(Speed)}
+_OWN = {"objective", "targeted", "ensemble", "view", "smooth"}
 
 
 class Attack:
@@ -43,28 +105,92 @@ class Attack:
 
     def __init__(
         self,
-        model: Model,
+        model: Models,
         *,
         objective: Objective,
         threat: Threat,
         schedule: Schedule,
+        rule: Rule = Steepest,
+        ensemble: str | Sequence[float] = "mean",
+        view: View | None = None,
+        smooth: Tensor | None = None,
         sigma: float | Tensor | None = None,
+        speed: Speed | None = None,
     ) -> None:
-        if not callable(model):
-            raise TypeError(f"model: wanted something callable as model(x), got {type(model).__name__}")
+        ensemble = check_models(model, ensemble)
         if not callable(objective):
             raise TypeError(f"objective: wanted a function of (output, target), got {type(objective).__name__}")
+        if isinstance(objective, type):
+            name = objective.__name__
+            raise TypeError(f"objective: wanted a function of (output, target), got the class {name}; write {name}()")
         if sigma is not None:
             check.positive(sigma, "sigma", sigma if isinstance(sigma, Tensor) else torch.zeros(1))
+        if getattr(objective, "at", None) is not None and schedule.keep != "last":
+            self._needs_a_measure(f"keep: wanted 'last', got {schedule.keep!r}")
+        if getattr(objective, "at", None) is not None and schedule.restarts > 1:
+            self._needs_a_measure(f"restarts: wanted 1, got {schedule.restarts}")
+        if view is not None and not callable(view):
+            raise TypeError(f"view: wanted a function of (x, generator), got {type(view).__name__}")
+        if smooth is not None:
+            _check_kernel(smooth)
         self.model = model
         self.objective = objective
         self.threat = threat
         self.schedule = schedule
+        self.rule = rule
+        self.ensemble = ensemble
+        self.view = view
+        self.smooth = smooth
         self.sigma = sigma
+        self.speed = Speed() if speed is None else speed
+
+    def compose(
+        self,
+        model: Models,
+        options: Options,
+        *,
+        rule: Rule = Steepest,
+        sigma: float | Tensor | None = None,
+        needs_starts: bool = True,
+        ball: bool = True,
+        **fixed: Any,
+    ) -> None:
+        """What the constructors call: user's ``options`` over an attack's ``fixed`` choices, sorted into their places.
+
+        Args:
+            needs_starts: more restarts than one make sense with random starts alone.
+            ball: the attack needs a radius; False: it looks for the smallest perturbation, and eps is None.
+        """
+        chosen: dict[str, Any] = {"objective": mse, "targeted": False, "ensemble": "mean", **fixed, **options}
+        unknown = set(chosen) - _THREAT - _SCHEDULE - _SPEED - _OWN
+        if unknown:
+            raise TypeError(f"{type(self).__name__}: unknown option {', '.join(sorted(unknown))}")
+        if ball and chosen.get("eps") is None:
+            raise TypeError(f"eps: wanted a radius (a number or a tensor (B,)) for {type(self).__name__}, got None")
+        if not isinstance(chosen["targeted"], bool):
+            raise TypeError(f"targeted: wanted True or False, got {chosen['targeted']!r}")
+        if options.get("step") is not None:
+            check_step(options["step"], positive=True)
+        threat = Threat(**{k: v for k, v in chosen.items() if k in _THREAT})
+        schedule = Schedule(
+            minimise=chosen["targeted"], **{k: v for k, v in chosen.items() if k in _SCHEDULE}
+        )  # fmt: skip
+        speed = Speed(**{k: v for k, v in chosen.items() if k in _SPEED})
+        if needs_starts and schedule.restarts > 1 and not schedule.random_start:
+            raise ValueError("restarts: wanted 1 where random_start=False (every restart would be the same)")
+        Attack.__init__(
+            self, model, objective=chosen["objective"], threat=threat, schedule=schedule, rule=rule,
+            ensemble=chosen["ensemble"], view=chosen.get("view"), smooth=chosen.get("smooth"), sigma=sigma,
+            speed=speed,
+        )  # fmt: skip
+
+    def _needs_a_measure(self, told: str) -> NoReturn:
+        name = type(self).__name__
+        raise ValueError(f"{told} (the objective of this {name} changes with the steps and is no measure of the best)")
 
     def __call__(self, x: Tensor, target: Any, **options: Any) -> Tensor:
         """The adversarial inputs alone; arguments as for `run`."""
-        return self._outcome(x, target, **options).adversarial
+        return self._outcome(x, target, with_loss=False, **options).adversarial
 
     def run(
         self,
@@ -87,30 +213,37 @@ class Attack:
         Raises:
             TypeError, ValueError: an argument, the model or the objective do not fit; the message names it.
             NonFiniteError: the model or the objective gave NaN or infinity; step and sample are named.
+            MemoryError: ``max_batch`` samples, or one, do not fit in memory.
         """
-        found = self._outcome(x, target, mask=mask, sample_ids=sample_ids, progress=progress)
+        found = self._outcome(x, target, with_loss=True, mask=mask, sample_ids=sample_ids, progress=progress)
         before = after = None
         if isinstance(target, Tensor) and target.is_floating_point() and target.shape == x.shape:
             backend = self.schedule.backend
             clean = target.to(x.dtype)
             before = noise_stats(x.detach() - clean, sigma=self.sigma, backend=backend)
             after = noise_stats(found.adversarial - clean, sigma=self.sigma, backend=backend)
+        threshold, down = self.schedule.threshold, self.schedule.minimise
+        success = None if threshold is None else (found.loss < threshold if down else found.loss > threshold)
         return AttackResult(
-            found.adversarial, found.loss, found.best_step, found.best_restart, before, after, found.seconds
-        )
+            found.adversarial, found.loss, found.best_step, found.best_restart, found.steps_used, before, after,
+            found.seconds, found.complete, success, found.how,
+        )  # fmt: skip
 
     def _outcome(
         self,
         x: Tensor,
         target: Any,
         *,
+        with_loss: bool,
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> engine.Outcome:
         return engine.attack(
             self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule,
-            mask=mask, sample_ids=sample_ids, progress=progress,
+            rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth,
+            mask=mask, sample_ids=sample_ids, progress=progress, speed=self.speed,
+            with_loss=with_loss,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -119,5 +252,41 @@ class Attack:
         )
 
 
+def check_models(model: Any, ensemble: str | Sequence[float]) -> str | Sequence[float]:
+    """Something callable, or a sequence or mapping of such things with a weight for each. Gives back the ensemble."""
+    found = members(model)
+    if not found:
+        raise ValueError("model: wanted at least one model, got none")
+    for one in found:
+        if not callable(one):
+            raise TypeError(f"model: wanted something callable as model(x), got {type(one).__name__}")
+    if isinstance(ensemble, str):
+        if ensemble not in ENSEMBLES:
+            wanted = ", ".join(map(repr, ENSEMBLES))
+            raise ValueError(f"ensemble: wanted one of {wanted}, or a weight for each model, got {ensemble!r}")
+        return ensemble
+    if len(found) == 1:
+        raise ValueError(f"ensemble: wanted no weights beside one model, got {ensemble!r}")
+    try:
+        weights = [float(w) for w in ensemble]
+    except (TypeError, ValueError):
+        raise TypeError(f"ensemble: wanted a name or {len(found)} weights, got {ensemble!r}") from None
+    if len(weights) != len(found) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
+        raise ValueError(f"ensemble: wanted {len(found)} weights, finite and >= 0, one for each model, got {weights}")
+    return weights
+
+
+def _check_kernel(smooth: Any) -> None:
+    if not isinstance(smooth, Tensor):
+        raise TypeError(f"smooth: wanted a kernel (k, k), got {type(smooth).__name__}")
+    if smooth.dim() != 2 or smooth.numel() == 0 or not smooth.is_floating_point():
+        raise ValueError(f"smooth: wanted a floating kernel (k, k), got shape {tuple(smooth.shape)} {smooth.dtype}")
+    if not bool(smooth.isfinite().all()):
+        raise ValueError("smooth: wanted finite numbers, got NaN or infinity")
+
+
 def _name(objective: Objective) -> str:
     return getattr(objective, "__name__", repr(objective))
+
+
+__all__ = ["Attack", "AttackResult", "Options", "Unpack", "check_models"]

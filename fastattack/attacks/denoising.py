@@ -6,10 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..engine import Model, Schedule
-from ..objectives import Objective, mse
-from ..threat import Threat
-from .base import Attack
+from ..engine import Models
+from .base import Attack, Options, Unpack
 
 
 class DenoisingPGD(Attack):
@@ -26,7 +24,7 @@ class DenoisingPGD(Attack):
         norm: "linf" or "l2".
         preserve_noise: keep mean and norm of the noise. Excludes ``bounds``.
         sigma: standard deviation of the noise on the scale of the images, for the typicality in the result, or None.
-        objective, bounds, random_start, restarts, keep, seed, max_batch, eval_mode, backend: as for fa.PGD.
+        options: see `fastattack.attacks.base.Options`.
 
     Raises:
         ValueError, TypeError: an option that cannot be; the message names it.
@@ -34,34 +32,14 @@ class DenoisingPGD(Attack):
 
     def __init__(
         self,
-        model: Model,
+        model: Models,
         *,
         eps: float | Tensor = 5 / 255,
-        steps: int = 10,
-        step: float | Tensor | None = None,
-        norm: str = "linf",
         preserve_noise: bool = True,
         sigma: float | Tensor | None = None,
-        objective: Objective = mse,
-        bounds: tuple[float, float] | None = None,
-        random_start: bool = True,
-        restarts: int = 1,
-        keep: str = "best",
-        seed: int = 0,
-        max_batch: int | None = None,
-        eval_mode: bool = True,
-        backend: str = "auto",
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            model,
-            objective=objective,
-            threat=Threat(norm=norm, eps=eps, bounds=bounds, preserve_noise=preserve_noise),
-            schedule=Schedule(
-                steps=steps, step=step, random_start=random_start, restarts=restarts, keep=keep, seed=seed,
-                max_batch=max_batch, eval_mode=eval_mode, backend=backend,
-            ),
-            sigma=sigma,
-        )  # fmt: skip
+        self.compose(model, options, eps=eps, preserve_noise=preserve_noise, sigma=sigma)
 
 
 class ObsAtk(Attack):
@@ -76,7 +54,7 @@ class ObsAtk(Attack):
             of d numbers has the radius r sqrt(d).
         steps, step: number and length of the steps; step=None means 2 eps / steps.
         sigma: standard deviation of the noise on the scale of the images, for the typicality in the result, or None.
-        objective, random_start, restarts, keep, seed, max_batch, eval_mode, backend: as for fa.PGD.
+        options: see `fastattack.attacks.base.Options`.
 
     Raises:
         ValueError, TypeError: an option that cannot be; the message names it.
@@ -84,33 +62,18 @@ class ObsAtk(Attack):
 
     def __init__(
         self,
-        model: Model,
+        model: Models,
         *,
         eps: float | Tensor,
-        steps: int = 5,
-        step: float | Tensor | None = None,
         sigma: float | Tensor | None = None,
-        objective: Objective = mse,
-        random_start: bool = True,
-        restarts: int = 1,
-        keep: str = "best",
-        seed: int = 0,
-        max_batch: int | None = None,
-        eval_mode: bool = True,
-        backend: str = "auto",
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            model,
-            objective=objective,
-            threat=Threat(norm="l2", eps=eps, zero_mean=True),
-            schedule=Schedule(
-                steps=steps, step=step, random_start=random_start, restarts=restarts, keep=keep, seed=seed,
-                max_batch=max_batch, eval_mode=eval_mode, backend=backend,
-            ),
-            sigma=sigma,
-        )  # fmt: skip
+        for name in ("norm", "bounds"):
+            if name in options:
+                raise TypeError(f"ObsAtk: {name} has no place here (the l2 ball of zero mean, without bounds)")
+        self.compose(model, options, eps=eps, norm="l2", zero_mean=True, sigma=sigma, steps=5)
 
 
-def denoising_pgd(model: Model, noisy: Tensor, clean: Tensor, **options: Any) -> Tensor:
+def denoising_pgd(model: Models, noisy: Tensor, clean: Tensor, **options: Any) -> Tensor:
     """DenoisingPGD(model, **options)(noisy, clean): for training loops."""
     return DenoisingPGD(model, **options)(noisy, clean)

@@ -26,18 +26,23 @@ def attack(
     data: Annotated[
         list[Path] | None, _OPTION(help="folder or image file; may be given again; default: packaged images")
     ] = None,
-    attack: Annotated[str, _OPTION(help="denoising-pgd, pgd or fgsm")] = "denoising-pgd",
+    attack: Annotated[
+        str, _OPTION(help="denoising-pgd, pgd, apgd, bim, fgsm, mi-fgsm, ni-fgsm, obsatk or square")
+    ] = "denoising-pgd",
     sigma: Annotated[str, _OPTION(help="noise level on the 0-255 scale")] = "25",
-    eps: Annotated[str, _OPTION(help="radius of the ball for images in [0, 1], such as 5/255")] = "5/255",
-    steps: Annotated[int, _OPTION(help="gradient steps")] = 10,
-    step: Annotated[str | None, _OPTION(help="length of a step; default 2 eps / steps")] = None,
-    norm: Annotated[str, _OPTION(help="linf or l2")] = "linf",
+    eps: Annotated[
+        str, _OPTION(help="radius of the ball for images in [0, 1], such as 5/255 (l2, obsatk: of the whole image)")
+    ] = "5/255",
+    steps: Annotated[int | None, _OPTION(help="gradient steps, default 10; for square: queries; fgsm: none")] = None,
+    step: Annotated[str | None, _OPTION(help="length of a step, default 2 eps / steps; fgsm, square: none")] = None,
+    norm: Annotated[str | None, _OPTION(help="linf, l2 or l1, default linf; obsatk: always l2")] = None,
     preserve_noise: Annotated[bool, _OPTION(help="keep mean and norm of the noise (denoising-pgd)")] = True,
     restarts: Annotated[int, _OPTION(help="independent random starts; the best is kept")] = 1,
     seed: Annotated[int, _OPTION(help="of the noise and the random starts")] = 0,
     max_batch: Annotated[int, _OPTION(help="images of one size attacked together")] = 4,
     device: Annotated[str, _OPTION(help="cpu, cuda, cuda:1, ... or auto")] = "auto",
     backend: Annotated[str, _OPTION(help="auto, reference, cpu, triton, cuda or cupy")] = "auto",
+    precision: Annotated[str, _OPTION(help="of the gradients: fp32, tf32, bf16, fp16 or auto")] = "fp32",
     out: Annotated[Path | None, _OPTION(help="folder for report.json, attacked inputs and pictures")] = None,
     overwrite: Annotated[bool, _OPTION(help="replace an earlier report in --out")] = False,
 ) -> None:
@@ -52,6 +57,7 @@ def attack(
         attack=attack, sigma=parse_number(sigma, "sigma"), eps=parse_number(eps, "eps"), steps=steps,
         step=None if step is None else parse_number(step, "step"), norm=norm, preserve_noise=preserve_noise,
         restarts=restarts, seed=seed, max_batch=max_batch, device=device, backend=backend,
+        precision=precision,
     )  # fmt: skip
     if out is not None:
         from ..report import ReportFolder
@@ -85,7 +91,7 @@ def _attacked(model: Any, images: list[Any], config: Any) -> Any:
     console = Console(stderr=True)
     columns = (TextColumn("attacking"), BarColumn(), TextColumn("{task.fields[psnr]}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        steps = 1 if config.attack == "fgsm" else config.steps * config.restarts
+        steps = config.steps * config.restarts
         task = bar.add_task("attack", total=len(images) * steps, psnr="")
 
         def progress(size: int, now: Any) -> None:

@@ -17,26 +17,40 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import check, library
+from . import check, l1, library
+from .accumulate import accumulate_
+from .apgd import apgd_step_
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
+from .l1 import l1_step_
 from .layout import INNER_DIMS, collapse
+from .momentum import momentum_step_
 from .noise import typical_noise
+from .quantise import grid_gap, quantise_
 from .spectrum import Spectrum
+from .zero_mean import project_zero_mean_, zero_mean_step_
 
 __all__ = [
     "Backend",
     "BackendUnavailable",
     "NoiseStats",
     "Spectrum",
+    "accumulate_",
+    "apgd_step_",
     "available",
+    "grid_gap",
+    "l1_step_",
+    "momentum_step_",
     "noise_stats",
     "pgd_step_",
     "preserve_noise_",
     "project_",
+    "project_zero_mean_",
+    "quantise_",
     "random_start_",
     "typical_noise",
     "use_backend",
+    "zero_mean_step_",
 ]
 
 
@@ -98,7 +112,7 @@ def pgd_step_(
         origin = check.as_tensor(origin, "origin")
     check.require_images(adv, "adv")
     check.require_alike("adv", adv, ("grad", grad), ("origin", origin))
-    check.require_norm(norm)
+    check.require_norm(norm, hint=" (for which there is l1_step_)")
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
     size = check.per_sample(step, "step", adv)
     box = check.UNBOUNDED if bounds is None else check.bounds_of(bounds, adv.dtype)
@@ -130,6 +144,10 @@ def project_(
 ) -> Tensor:
     """Projects onto |adv - origin|_p <= eps, then onto the bounds. A point inside stays where it is, to the bit.
 
+    "l1": the nearest point of ball and bounds together (Croce & Hein, arXiv 2103.01208), kept 2^-22 of eps inside the
+    ball; the nearest point of the bounds to origin where the two do not meet. Masked pixels do not count. A NaN or an
+    infinite distance makes the sample NaN.
+
     Args:
         adv: (B, ...), written in place.
         origin: as adv: shape, dtype, device.
@@ -144,7 +162,7 @@ def project_(
     origin = check.as_tensor(origin, "origin")
     check.require_images(adv, "adv")
     check.require_alike("adv", adv, ("origin", origin))
-    check.require_norm(norm)
+    check.require_norm(norm, check.BALLS)
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
     box = check.bounds_of(bounds, adv.dtype)
     where = check.mask_of(mask, adv)
@@ -154,10 +172,11 @@ def project_(
     check.require_writable(adv, ("origin", origin))
     if _too_many_dims(adv, origin) or (where is not None and _too_many_dims(adv, where)):
         copy = adv.contiguous()
-        table.project(copy, origin.contiguous(), None if where is None else where.contiguous(), norm, radius, box)
+        where = None if where is None else where.contiguous()
+        l1.project(table, copy, origin.contiguous(), where, norm, radius, box)
         adv.copy_(copy)
         return result
-    table.project(adv, origin, where, norm, radius, box)
+    l1.project(table, adv, origin, where, norm, radius, box)
     _written(adv)
     return result
 
@@ -258,6 +277,9 @@ def random_start_(
 ) -> Tensor:
     """Sets adv to a uniform point of the ball |adv - origin|_p <= eps.
 
+    "l1": a uniform point of the cube of half-width eps, projected onto ball and bounds as project_ does it (AutoAttack
+    projects a normal one): sparse, on the ball's surface, and not uniform in the ball.
+
     The numbers are Philox 4x32-10 of (seed, sample id, element in row-major order): the same bits on every backend, for
     every memory format and in every batch split.
 
@@ -277,7 +299,7 @@ def random_start_(
     origin = check.as_tensor(origin, "origin")
     check.require_images(adv, "adv")
     check.require_alike("adv", adv, ("origin", origin))
-    check.require_norm(norm)
+    check.require_norm(norm, check.BALLS)
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
     box = check.bounds_of(bounds, adv.dtype)
     number, ids = check.seed_of(seed), check.ids_of(sample_ids, adv)
@@ -287,12 +309,12 @@ def random_start_(
     check.require_writable(adv, ("origin", origin))
     if _too_many_dims(adv, origin):
         copy = adv.contiguous()
-        table.random_start(copy, origin.contiguous(), norm, radius, box, number, ids)
+        l1.random_start(table, copy, origin.contiguous(), norm, radius, box, number, ids)
         adv.copy_(copy)
         return result
-    table.random_start(adv, origin, norm, radius, box, number, ids)
+    l1.random_start(table, adv, origin, norm, radius, box, number, ids)
     _written(adv)
     return result
 
 
-library.register(pgd_step_, project_, preserve_noise_, _noise_stats, random_start_)
+library.register(pgd_step_, project_, preserve_noise_, _noise_stats, random_start_, l1_step_)

@@ -1,13 +1,16 @@
-"""The table that every backend fills: six functions on tensors that have been checked already.
+"""The table that every backend fills: functions on tensors that have been checked already.
 
 Common to all of them:
 
-- ``adv``, ``grad``, ``origin``, ``clean``, ``noise``: one shape (B, ...), one dtype (float16, bfloat16, float32,
-  float64), one device, at least one element, at most four inner dimensions after ``layout.collapse``; any strides.
+- ``adv``, ``grad``, ``origin``, ``clean``, ``noise``, ``momentum``, ``total``: one shape (B, ...), one dtype (float16,
+  bfloat16, float32, float64), one device, at least one element, at most four inner dimensions after
+  ``layout.collapse``; any strides.
 - ``mask``: None, or bool and expanded to that shape (strides may be 0).
 - ``norm``: "linf" or "l2".
-- ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``: a float, or a contiguous float64 tensor (B,) on the same
-  device.
+- ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``, ``decay``: a float, or a contiguous float64 tensor (B,) on the
+  same device.
+- ``previous``: as ``adv``; ``momentum``: as ``step``.
+- ``keep``: as ``eps``, in (0, 1].
 - ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
 - ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
 """
@@ -42,6 +45,26 @@ class Backend:
     """(out, clean, sigma, typicality, mean, seed, sample_ids): writes out, whose old values are not read.
 
     A typicality that is NaN (for all, or in a tensor for some) makes plain N(mean, sigma^2)."""
+    momentum_step: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, str, Scalar, Scalar, Scalar, Bounds], None]
+    """(adv, momentum, grad, origin, mask, norm, eps, step, decay, bounds): writes adv and momentum."""
+    accumulate: Callable[[Tensor, Tensor, Scalar, Scalar], None]
+    """(total, grad, keep, weight): writes total."""
+    apgd_step: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Tensor | None, str, Scalar, Scalar, Scalar, Bounds],
+        None,
+    ]
+    """(adv, previous, grad, origin, mask, norm, eps, step, momentum, bounds): writes adv and previous.
+
+    Where momentum is 1, previous may hold anything."""
+    zero_mean_step: Callable[[Tensor, Tensor | None, Tensor, Scalar, Scalar], None]
+    """(adv, grad, origin, eps, step): writes adv; grad None projects alone, whatever the step."""
+    quantise: Callable[[Tensor, Tensor, Tensor | None, str, Scalar, int, Bounds], None]
+    """(adv, origin, mask, norm, eps, bits, bounds): writes adv, float32 or float64; "linf", "l2" or "l1", 8 or 16 bits,
+    bounds within [0, 1]."""
+    l1_project: Callable[[Tensor, Tensor, Tensor | None, Scalar, Bounds], None]
+    """(adv, origin, mask, eps, bounds): writes adv."""
+    l1_step: Callable[[Tensor, Tensor, Tensor, Tensor | None, Scalar, Scalar, Scalar, Bounds], None]
+    """(adv, grad, origin, mask, eps, step, keep, bounds): writes adv."""
 
 
 class BackendUnavailable(RuntimeError):

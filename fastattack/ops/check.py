@@ -14,6 +14,7 @@ from .backend import Bounds, Scalar
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 NORMS = ("linf", "l2")
+BALLS = (*NORMS, "l1")  # what project_ and random_start_ take
 UNBOUNDED: Bounds = (-math.inf, math.inf)
 
 
@@ -69,9 +70,11 @@ def require_writable(adv: Tensor, *others: tuple[str, Tensor], name: str = "adv"
             raise ValueError(f"{other_name}: shares its memory with {name}, which this op overwrites; pass a clone")
 
 
-def require_norm(norm: str) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm: wanted one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+def require_norm(norm: str, allowed: tuple[str, ...] = NORMS, *, hint: str = "") -> None:
+    """``hint``: what to do about an "l1" that is not allowed."""
+    if norm not in allowed:
+        told = hint if norm == "l1" else ""
+        raise ValueError(f"norm: wanted one of {', '.join(map(repr, allowed))}, got {norm!r}{told}")
 
 
 @lru_cache(maxsize=1024)

@@ -98,4 +98,89 @@ def load() -> Backend:
             0 if sample_ids is None else sample_ids.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
 
-    return Backend("cpu", pgd_step, project, preserve_noise, noise_stats, random_start, typical_noise)
+    def momentum_step(
+        adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar,
+        step: Scalar, decay: Scalar, bounds: Bounds,
+    ) -> None:  # fmt: skip
+        tensors = (adv, momentum, grad, origin) if mask is None else (adv, momentum, grad, origin, mask)
+        batch, count, walk = _walk(collapse(*tensors))
+        native.momentum_step(
+            adv.data_ptr(), momentum.data_ptr(), grad.data_ptr(), origin.data_ptr(),
+            0 if mask is None else mask.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm],
+            *_scalar(eps), *_scalar(step), *_scalar(decay), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def accumulate(total: Tensor, grad: Tensor, keep: Scalar, weight: Scalar) -> None:
+        batch, count, walk = _walk(collapse(total, grad))
+        native.accumulate(
+            total.data_ptr(), grad.data_ptr(), batch, count, walk, DTYPES[total.dtype], *_scalar(keep),
+            *_scalar(weight), torch.get_num_threads(),
+        )  # fmt: skip
+
+    def apgd_step(
+        adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar,
+        step: Scalar, momentum: Scalar, bounds: Bounds,
+    ) -> None:  # fmt: skip
+        tensors = (adv, previous, grad, origin)
+        batch, count, walk = _walk(collapse(*tensors, *(() if mask is None else (mask,))))
+        native.apgd_step(
+            adv.data_ptr(), previous.data_ptr(), grad.data_ptr(), origin.data_ptr(),
+            0 if mask is None else mask.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm],
+            *_scalar(eps), *_scalar(step), *_scalar(momentum), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def zero_mean_step(adv: Tensor, grad: Tensor | None, origin: Tensor, eps: Scalar, step: Scalar) -> None:
+        if grad is None:  # a step of length 0 along anything
+            grad, step = origin, 0.0
+        batch, count, walk = _walk(collapse(adv, grad, origin))
+        native.zero_mean_step(
+            adv.data_ptr(), grad.data_ptr(), origin.data_ptr(), batch, count, walk, DTYPES[adv.dtype], *_scalar(eps),
+            *_scalar(step), torch.get_num_threads(),
+        )  # fmt: skip
+
+    def quantise(
+        adv: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar, bits: int, bounds: Bounds
+    ) -> None:
+        tensors = (adv, origin) if mask is None else (adv, origin, mask)
+        batch, count, walk = _walk(collapse(*tensors))
+        native.quantise(
+            adv.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count, walk,
+            DTYPES[adv.dtype], NORMS["linf" if norm == "linf" else "l2"], *_scalar(eps), *bounds, 2**bits - 1,
+            torch.get_num_threads(),
+        )  # fmt: skip
+
+    def l1_project(adv: Tensor, origin: Tensor, mask: Tensor | None, eps: Scalar, bounds: Bounds) -> None:
+        tensors = (adv, origin) if mask is None else (adv, origin, mask)
+        batch, count, walk = _walk(collapse(*tensors))
+        native.l1_project(
+            adv.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count, walk,
+            DTYPES[adv.dtype], *_scalar(eps), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def l1_step(
+        adv: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, eps: Scalar, step: Scalar, keep: Scalar,
+        bounds: Bounds,
+    ) -> None:  # fmt: skip
+        tensors = (adv, grad, origin) if mask is None else (adv, grad, origin, mask)
+        batch, count, walk = _walk(collapse(*tensors))
+        native.l1_step(
+            adv.data_ptr(), grad.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count,
+            walk, DTYPES[adv.dtype], *_scalar(eps), *_scalar(step), *_scalar(keep), *bounds, torch.get_num_threads(),
+        )  # fmt: skip
+
+    return Backend(
+        "cpu",
+        pgd_step=pgd_step,
+        project=project,
+        preserve_noise=preserve_noise,
+        noise_stats=noise_stats,
+        random_start=random_start,
+        typical_noise=typical_noise,
+        momentum_step=momentum_step,
+        accumulate=accumulate,
+        apgd_step=apgd_step,
+        zero_mean_step=zero_mean_step,
+        quantise=quantise,
+        l1_project=l1_project,
+        l1_step=l1_step,
+    )

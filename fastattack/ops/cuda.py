@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from . import launch
+from . import launch, launch_table
 from .backend import Backend, BackendUnavailable
 
 
@@ -29,7 +29,7 @@ def make_backend(native: Native, stream: launch.Stream = launch.current_stream) 
         with stream(device) as handle:
             yield lambda _stem, kernel, blocks, argument: native.launch(kernel, blocks, argument, handle)
 
-    return launch.backend("cuda", session)
+    return launch_table.backend("cuda", session)
 
 
 def load() -> Backend:

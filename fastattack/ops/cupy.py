@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import launch
+from . import launch, launch_table
 from .backend import Backend, BackendUnavailable
 
 _NAMESPACE = "fastattack::portable::"  # the default FA_ISA of base.h
@@ -80,7 +80,7 @@ def make_backend(cupy: Any, stream: launch.Stream = launch.current_stream) -> Ba
         with stream(device) as handle, cupy.cuda.ExternalStream(handle):
             yield run
 
-    return launch.backend("cupy", session)
+    return launch_table.backend("cupy", session)
 
 
 def load() -> Backend:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .backend import Backend, Bounds, Scalar
+from .backend import Bounds, Scalar
 from .layout import collapse
-from .reference import power_of_two_scale, real_dtype
 from .reference_noise import ROUNDS
+from .reference_steps import power_of_two_scale, real_dtype
 
 Words = list[int | float]
 Launch = Callable[[str, str, int, bytes], None]
@@ -47,6 +47,22 @@ KERNELS = {
     "noise_stats": ("noise_stats_sums_kernel", "noise_stats_kernel"),
     "random_start": ("random_start_linf_kernel", "random_start_sums_kernel", "random_start_l2_kernel"),
     "typical_noise": ("typical_noise_sums_kernel", "typical_noise_kernel"),
+    "momentum_step": (
+        "momentum_step_magnitudes_kernel",
+        "momentum_step_linf_kernel",
+        "momentum_step_sums_kernel",
+    ),
+    "accumulate": ("accumulate_kernel",),
+    "apgd_step": (
+        "apgd_step_linf_kernel",
+        "apgd_step_sums_kernel",
+        "apgd_step_measure_kernel",
+        "apgd_step_l2_kernel",
+    ),
+    "zero_mean_step": ("zero_mean_step_sums_kernel", "zero_mean_step_kernel"),
+    "quantise": ("quantise_kernel",),
+    "l1_project": ("l1_project_sums_kernel", "l1_project_round_kernel", "l1_project_kernel"),
+    "l1_step": ("l1_step_count_kernel", "l1_step_kernel"),
 }
 
 _TILE = 16 * THREADS  # elements: enough to hide the cost of a block
@@ -243,10 +259,3 @@ class Launcher:
                 return
             partials = doubles(out, at.batch * at.tiles * _SUMS["typical_noise"])
             self.run(out, at, [*words, partials.data_ptr()], "typical_noise", "sums", "")
-
-
-def backend(name: str, session: Session) -> Backend:
-    ops = Launcher(session)
-    return Backend(
-        name, ops.pgd_step, ops.project, ops.preserve_noise, ops.noise_stats, ops.random_start, ops.typical_noise
-    )

@@ -121,6 +121,85 @@ def _typical_noise(
         )  # fmt: skip
 
 
+@torch.library.custom_op("fastattack::momentum_step_", mutates_args={"adv", "momentum"})
+def _momentum_step(
+    adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None,
+    eps_values: Tensor | None, step: float | None, step_values: Tensor | None, decay: float | None,
+    decay_values: Tensor | None, low: float | None, high: float | None, mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["momentum_step"](
+            adv, momentum, grad, origin, norm=norm, eps=_join(eps, eps_values), step=_join(step, step_values),
+            decay=_join(decay, decay_values), bounds=_bounds(low, high), mask=mask, backend=backend,
+        )  # fmt: skip
+
+
+@torch.library.custom_op("fastattack::accumulate_", mutates_args={"total"})
+def _accumulate(
+    total: Tensor, grad: Tensor, keep: float | None, keep_values: Tensor | None, weight: float | None,
+    weight_values: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["accumulate"](
+            total, grad, keep=_join(keep, keep_values), weight=_join(weight, weight_values), backend=backend
+        )
+
+
+@torch.library.custom_op("fastattack::apgd_step_", mutates_args={"adv", "previous"})
+def _apgd_step(
+    adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None,
+    eps_values: Tensor | None, step: float | None, step_values: Tensor | None, momentum: float | None,
+    momentum_values: Tensor | None, low: float | None, high: float | None, mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["apgd_step"](
+            adv, previous, grad, origin, norm=norm, eps=_join(eps, eps_values), step=_join(step, step_values),
+            momentum=_join(momentum, momentum_values), bounds=_bounds(low, high), mask=mask, backend=backend,
+        )  # fmt: skip
+
+
+@torch.library.custom_op("fastattack::zero_mean_step_", mutates_args={"adv"})
+def _zero_mean_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, step: float | None,
+    step_values: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["zero_mean_step"](
+            adv, grad, origin, eps=_join(eps, eps_values), step=_join(step, step_values), backend=backend
+        )
+
+
+@torch.library.custom_op("fastattack::project_zero_mean_", mutates_args={"adv"})
+def _project_zero_mean(adv: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, backend: str) -> None:
+    with torch.no_grad():
+        _eager["project_zero_mean"](adv, origin, eps=_join(eps, eps_values), backend=backend)
+
+
+@torch.library.custom_op("fastattack::quantise_", mutates_args={"adv"})
+def _quantise(
+    adv: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, bits: int, norm: str,
+    low: float | None, high: float | None, mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["quantise"](
+            adv, origin, eps=_join(eps, eps_values), bits=bits, norm=norm, bounds=_bounds(low, high), mask=mask,
+            backend=backend,
+        )  # fmt: skip
+
+
+@torch.library.custom_op("fastattack::l1_step_", mutates_args={"adv"})
+def _l1_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, step: float | None,
+    step_values: Tensor | None, keep: float | None, keep_values: Tensor | None, low: float | None, high: float | None,
+    mask: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["l1_step"](
+            adv, grad, origin, eps=_join(eps, eps_values), step=_join(step, step_values),
+            keep=_join(keep, keep_values), bounds=_bounds(low, high), mask=mask, backend=backend,
+        )  # fmt: skip
+
+
 @_noise_stats.register_fake
 def _(noise: Tensor, *args: Any) -> Tensor:
     return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
@@ -130,7 +209,20 @@ def _nothing(*args: Any) -> None:
     """The fake of an op that only writes its argument."""
 
 
-for _op in (_pgd_step, _project, _preserve_noise, _random_start, _typical_noise):
+for _op in (
+    _pgd_step,
+    _project,
+    _preserve_noise,
+    _random_start,
+    _typical_noise,
+    _momentum_step,
+    _accumulate,
+    _apgd_step,
+    _zero_mean_step,
+    _project_zero_mean,
+    _quantise,
+    _l1_step,
+):
     _op.register_fake(_nothing)
 
 
@@ -167,3 +259,45 @@ def typical_noise(
 ) -> None:
     levels = (*_triple(sigma), *_triple(typicality), *_triple(mean))
     _typical_noise(out, clean, *levels, str(seed), sample_ids, backend)
+
+
+def momentum_step(
+    adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, decay: Any,
+    bounds: Any, mask: Any, backend: str,
+) -> None:  # fmt: skip
+    low, high = (None, None) if bounds is None else bounds
+    numbers = (*_pair(eps), *_pair(step), *_pair(decay))
+    _momentum_step(adv, momentum, grad, origin, norm, *numbers, low, high, mask, backend)
+
+
+def accumulate(total: Tensor, grad: Tensor, keep: Any, weight: Any, backend: str) -> None:
+    _accumulate(total, grad, *_pair(keep), *_pair(weight), backend)
+
+
+def apgd_step(
+    adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, momentum: Any,
+    bounds: Any, mask: Any, backend: str,
+) -> None:  # fmt: skip
+    low, high = (None, None) if bounds is None else bounds
+    numbers = (*_pair(eps), *_pair(step), *_pair(momentum))
+    _apgd_step(adv, previous, grad, origin, norm, *numbers, low, high, mask, backend)
+
+
+def zero_mean_step(adv: Tensor, grad: Tensor, origin: Tensor, eps: Any, step: Any, backend: str) -> None:
+    _zero_mean_step(adv, grad, origin, *_pair(eps), *_pair(step), backend)
+
+
+def project_zero_mean(adv: Tensor, origin: Tensor, eps: Any, backend: str) -> None:
+    _project_zero_mean(adv, origin, *_pair(eps), backend)
+
+
+def quantise(adv: Tensor, origin: Tensor, eps: Any, bits: int, norm: str, bounds: Any, mask: Any, backend: str) -> None:
+    low, high = (None, None) if bounds is None else bounds
+    _quantise(adv, origin, *_pair(eps), bits, norm, low, high, mask, backend)
+
+
+def l1_step(
+    adv: Tensor, grad: Tensor, origin: Tensor, eps: Any, step: Any, keep: Any, bounds: Any, mask: Any, backend: str
+) -> None:
+    low, high = (None, None) if bounds is None else bounds
+    _l1_step(adv, grad, origin, *_pair(eps), *_pair(step), *_pair(keep), low, high, mask, backend)

@@ -11,6 +11,8 @@ STREAM_RANDOM_START = 1
 STREAM_TYPICAL_NOISE = 2
 STREAM_EPOCH = 4
 STREAM_CHOICE = 5
+STREAM_QUERY = 6  # what black-box attacks draw for each query, in torch alone
+STREAM_VIEW = 7  # the noise of a random view, in torch alone
 _MASK = 0xFFFFFFFF
 
 

@@ -20,6 +20,7 @@ INCLUDE = ROOT / "csrc" / "include"
 # -ffp-contract=off is nvcc's --fmad=false. A misaligned 16-byte access traps instead of passing unnoticed.
 FLAGS = [
     "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror",
+    "-Wno-unknown-pragmas",  # unrolling
     "-fsanitize=alignment,bounds,shift", "-fsanitize-undefined-trap-on-error",
     "-include", str(HERE / "cuda_shim.h"), f"-I{HERE}", f"-I{INCLUDE}",
     f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_paths()['include']}",

@@ -50,6 +50,13 @@ inline double __shfl_down_sync(unsigned, double value, unsigned lanes) {
   return value;
 }
 
+template <class U>
+U atomicAdd(U* at, U value) {  // threads take turns at barriers alone
+  U before = *at;
+  *at = before + value;
+  return before;
+}
+
 template <class Argument>
 cudaError_t cudaLaunchKernel(void (*kernel)(Argument), dim3 grid, dim3 block, void** arguments, size_t, cudaStream_t) {
   struct Call {

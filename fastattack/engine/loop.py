@@ -1,0 +1,342 @@
+"""The loop: look, remember, learn, move; and the batch cut into what the memory holds."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..fast import Prepared, Speed
+from ..guard import fresh, left_as_found
+from ..inputs import check_clean, check_grid, check_input, check_target, dense
+from ..objectives import Objective
+from ..objectives.perceptual import remembering
+from ..ops import check
+from ..ops.backend import Backend
+from ..ops.dispatch import resolve
+from ..threat import Threat, share_of
+from .job import Job
+from .schedule import NonFiniteError, Outcome, Progress, Schedule
+from .source import Ensemble, Models, Single, Smoothed, Source, View, Viewed
+from .walk import Rule, Steepest, Walk
+
+Report = Callable[[Progress], None] | None
+_PLAIN = Speed()
+
+
+def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
+    walk = rule(job)
+    for restart in range(job.schedule.restarts):
+        try:
+            job.fresh_start()
+            walk.taken = 0
+            walk.start(restart)
+            _restart(job, walk, restart, progress, first)
+            if job.schedule.stop is not None:  # samples that ended early have not been judged yet
+                _settle(job, walk, restart)
+        except KeyboardInterrupt:
+            if job.schedule.on_interrupt == "return":
+                _rescue(job, walk, restart)
+            raise
+
+
+def _exact(job: Job, walk: Walk) -> bool:
+    """Every iterate is judged by the model as it is: a success in reduced precision alone is none."""
+    return job.source.reduced and (walk.tells_success or job.schedule.stop == "success")
+
+
+def _settle(job: Job, walk: Walk, restart: int) -> None:
+    """The best so far, judged by the model as it is, where that has not been done."""
+    if job.source.reduced and job.schedule.keep == "best" and not _exact(job, walk):
+        exact = job.value(job.best, job.schedule.steps, restart)
+        job.settle(exact, walk.score(job.best, exact))
+
+
+def _rescue(job: Job, walk: Walk, restart: int) -> None:
+    """What an interrupt leaves: the best so far, or with keep="last" the iterate that the first restart reached."""
+    if job.schedule.keep == "best":
+        _settle(job, walk, restart)
+    elif restart == 0:
+        job.project(walk.adv)  # the interrupt may have come between a step and its projection
+        job.keep_noise(walk.adv)
+        job.best.copy_(walk.point(job.schedule.steps))
+        job.best_step.fill_(walk.taken)
+        if job.judged:
+            job.best_loss = job.value(job.best, walk.taken, restart).double()
+
+
+def _restart(job: Job, walk: Walk, restart: int, progress: Report, first: int) -> None:
+    """One restart. Samples that have finished leave the batch; whatever happens, what was found comes back to job."""
+    schedule = job.schedule
+    cuts: list[tuple[Job, Walk, Tensor]] = []
+    try:
+        for step in range(schedule.steps):
+            if schedule.stop is not None and step % schedule.patience == 0:
+                index = _going_on(job)
+                if index is not None:
+                    if index.numel() == 0:
+                        return
+                    part = job.rows(index)
+                    rest = walk.rows(index, part)
+                    cuts.append((job, walk, index))
+                    job, walk = part, rest
+            _step(job, walk, step, restart, progress, first)
+        if not walk.last_look:
+            return
+        x = walk.point(schedule.steps)
+        if not job.judged:
+            job.best.copy_(x)
+            job.best_step.fill_(schedule.steps)
+            return
+        _settle(job, walk, restart)
+        loss = job.value(x, schedule.steps, restart)
+        job.watch(schedule.steps, loss, None)
+        job.take(x, loss, walk.score(x, loss), schedule.steps, restart, always=schedule.keep == "last")
+    finally:
+        for whole, whole_walk, index in reversed(cuts):
+            whole.adopt(job, index)
+            whole_walk.adopt(walk, index)
+            job, walk = whole, whole_walk
+
+
+def _step(job: Job, walk: Walk, step: int, restart: int, progress: Report, first: int) -> None:
+    job.count()
+    x = walk.point(step)
+    loss, grad = job.gradient(x, step, restart) if walk.needs_gradient else (job.value(x, step, restart), None)
+    job.watch(step, loss, grad)
+    exact = grad is not None and _exact(job, walk)
+    if job.schedule.keep == "best":
+        judged = loss if grad is None or (job.source.faithful and not exact) else job.value(x, step, restart)
+        loss = judged if exact else loss
+        job.take(x, judged, walk.score(x, judged), step, restart)
+    if progress is not None:
+        progress(Progress(step, job.schedule.steps, restart, first, loss))
+    walk.learn(step, loss, grad)
+    walk.taken = step + 1
+
+
+def _going_on(job: Job) -> Tensor | None:
+    """Rows that need more steps, where few enough are left to make a smaller batch worth it; else None. Waits."""
+    going = (~job.finished()).nonzero()[:, 0]
+    return going if going.numel() <= job.batch // 2 else None
+
+
+def _raise_if_bad(bad: Tensor, first: int, how: str) -> None:
+    steps = bad.tolist()  # the one wait
+    samples = [i for i, step in enumerate(steps) if step >= 0]
+    if samples:
+        worst = min(samples, key=lambda i: steps[i])
+        also = f", and {len(samples) - 1} more samples" if len(samples) > 1 else ""
+        hint = "; fp16 ends at 65504, precision='bf16' or 'fp32' does not" if "fp16" in how else ""
+        raise NonFiniteError(
+            f"model or objective: NaN or infinity at step {steps[worst]} for sample {first + worst}{also}{hint}"
+        )
+
+
+def _part(value: Any, rows: slice, batch: int) -> Any:
+    """The rows of a per-sample tensor; anything else as it is."""
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch:
+        return value[rows]
+    return value
+
+
+def members(model: Models) -> list[Any]:
+    """The models of an ensemble in order; a model alone is one."""
+    if isinstance(model, (Mapping, nn.ModuleDict)):
+        return list(model.values())
+    if isinstance(model, (Sequence, nn.ModuleList)):
+        return list(model)
+    return [model]
+
+
+def _only_plain(speed: Speed) -> None:
+    for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
+        if getattr(speed, name) != plain and not (name == "graph" and speed.graph == "auto"):
+            raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
+    if speed.channels_last:
+        raise ValueError("channels_last: wanted None or False with ensemble='logits', got True")
+
+
+def source_of(
+    model: Models,
+    table: Backend,
+    schedule: Schedule,
+    *,
+    ensemble: str | Sequence[float] = "mean",
+    view: View | None = None,
+    smooth: Tensor | None = None,
+    speed: Speed = _PLAIN,
+) -> Source:
+    """The models, their combination, and the views through which they are seen."""
+    models = members(model)
+    if len(models) > 1 and ensemble == "logits":  # one graph through all of them
+        _only_plain(speed)
+        singles = [Single(m) for m in models]
+    else:
+        singles = [Single(m, fast=Prepared(m, speed, eval_mode=schedule.eval_mode)) for m in models]
+    source: Source = singles[0]
+    if len(singles) > 1:
+        how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
+        source = Ensemble(singles, how, weights, table)
+    if view is not None or schedule.eot > 1:
+        source = Viewed(source, view, schedule.eot, table)
+    return source if smooth is None else Smoothed(source, smooth)
+
+
+def attack(
+    model: Models,
+    origin: Tensor,
+    target: Any,
+    *,
+    objective: Objective,
+    threat: Threat,
+    schedule: Schedule,
+    rule: Rule = Steepest,
+    ensemble: str | Sequence[float] = "mean",
+    view: View | None = None,
+    smooth: Tensor | None = None,
+    wrap: Callable[[Source, Backend], Source] | None = None,
+    mask: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    progress: Report = None,
+    speed: Speed = _PLAIN,
+    with_loss: bool = True,
+) -> Outcome:
+    """Run the loop.
+
+    Args:
+        model: called as model(x) on a batch; an nn.Module or any callable; a sequence or mapping of several.
+        origin: (B, ...) float, the input to attack.
+        target: what the objective compares with; a tensor with B rows is cut into micro-batches, anything else passes.
+            The clean images where threat.preserve_noise.
+        rule: how the iterate moves, see `Walk`.
+        ensemble: how the losses of several models become one, see `Ensemble`, or a weight for each.
+        view: a random transformation through which the model sees the input, see `View`.
+        smooth: (k, k) kernel that the gradients are convolved with.
+        wrap: makes another source of the one that model, view and smooth make.
+        mask: broadcastable to origin, 0 keeps the pixel.
+        sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
+        speed: how gradients are made, see `Speed`.
+        with_loss: False leaves out the forward pass that judges the last iterate where keep="last" returns it anyway
+            (one restart); the loss is NaN then.
+
+    Raises:
+        TypeError, ValueError: input, model or objective do not fit. NonFiniteError: NaN or infinity on the way.
+        MemoryError: one sample, or max_batch of them, did not fit.
+    """
+    began = time.perf_counter()
+    check_input(origin, threat.bounds)
+    clean = check_clean(target, origin, mask) if threat.preserve_noise else None
+    if threat.zero_mean and mask is not None:
+        raise ValueError("mask: wanted None with zero_mean=True (the mean is that of every pixel)")
+    check_target(target)
+    batch = origin.shape[0]
+    table = resolve(origin.device, schedule.backend)
+    radius = _radius(threat, schedule)
+    eps = check.per_sample(radius, "eps", origin, least=0.0, down=threat.norm == "linf")
+    default = eps * (2.0 / schedule.steps)
+    step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
+    step = -step if schedule.minimise else step
+    share = share_of(threat, origin)
+    where = check.mask_of(mask, origin)
+    given = check.ids_of(sample_ids, origin)
+    ids = torch.arange(batch, device=origin.device) if given is None else given
+    bounds = check.bounds_of(threat.bounds, origin.dtype)
+    check_grid(origin, threat)
+    source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth, speed=speed)
+    source = source if wrap is None else wrap(source, table)
+
+    def job_of(rows: slice) -> Job:
+        return Job(
+            source, objective, schedule, threat, own[rows], _part(goal, rows, batch), _part(known, rows, batch),
+            _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch),
+            _part(share, rows, batch), bounds, table, ids[rows],
+            judged=with_loss or schedule.keep == "best" or schedule.restarts > 1,
+        )  # fmt: skip
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(remembering())
+        for one in source.models:
+            stack.enter_context(left_as_found(one, origin.device, eval_mode=schedule.eval_mode))
+        own = dense(fresh(origin))
+        goal = fresh(target) if isinstance(target, Tensor) else target
+        known = None if clean is None else dense(fresh(clean))
+        jobs, complete = _in_parts(job_of, batch, rule, schedule, progress)
+
+    def whole(name: str) -> Tensor:
+        parts = [getattr(job, name) for job in jobs]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    return Outcome(
+        whole("best"), whole("best_loss"), whole("best_step"), whole("best_restart"), whole("used"),
+        time.perf_counter() - began, complete, source.how,
+    )  # fmt: skip
+
+
+def _radius(threat: Threat, schedule: Schedule) -> float | Tensor:
+    if threat.eps is not None:
+        return threat.eps
+    if schedule.step is None:
+        raise ValueError("step: wanted a length where there is no ball (eps=None), got None")
+    if schedule.random_start:
+        raise ValueError("random_start: wanted False where there is no ball (eps=None), got True")
+    return math.inf
+
+
+def _in_parts(
+    job_of: Callable[[slice], Job], batch: int, rule: Rule, schedule: Schedule, progress: Report
+) -> tuple[list[Job], bool]:
+    """Every micro-batch in order, halved where the memory does not suffice; (jobs, whether all of them ended)."""
+    size, jobs, complete = schedule.max_batch or batch, [], True
+    waiting = deque(slice(first, min(first + size, batch)) for first in range(0, batch, size))
+    while waiting:
+        rows = waiting.popleft()
+        job: Job | None = None
+        try:
+            job = job_of(rows)
+            if complete:
+                _run(job, rule, progress, rows.start)
+                _raise_if_bad(job.bad, rows.start, job.source.how)
+        except KeyboardInterrupt:
+            if schedule.on_interrupt == "raise":
+                raise
+            complete = False
+            if job is not None:
+                _raise_if_bad(job.bad, rows.start, job.source.how)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            waiting.extendleft(reversed(_halves(rows, schedule, error)))
+            continue
+        jobs.append(job_of(rows) if job is None else job)
+    return jobs, complete
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    known = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(message in text for message in known)
+
+
+def _halves(rows: slice, schedule: Schedule, error: RuntimeError) -> list[slice]:
+    """Two slices for one that did not fit. No number changes: every draw is keyed by the sample."""
+    count = rows.stop - rows.start
+    if count == 1 or schedule.max_batch is not None:
+        hint = "a smaller image or model" if count == 1 else f"max_batch={count // 2}"
+        raise MemoryError(f"max_batch: {count} samples at a time do not fit in memory; try {hint}") from error
+    middle = rows.start + (count + 1) // 2
+    warnings.warn(
+        f"{count} samples at a time do not fit in memory: going on with {middle - rows.start} "
+        f"(max_batch={middle - rows.start} says so from the start)",
+        stacklevel=4,
+    )
+    return [slice(rows.start, middle), slice(middle, rows.stop)]

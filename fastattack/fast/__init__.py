@@ -1,0 +1,6 @@
+"""Gradients made fast: precision, memory format, folded batch norms, parts of a batch, compilation, CUDA graphs."""
+
+from .prepare import Prepared
+from .speed import Speed
+
+__all__ = ["Prepared", "Speed"]

@@ -1,0 +1,60 @@
+"""The public op accumulate_."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import check, library
+from .dispatch import resolve
+from .layout import INNER_DIMS, collapse
+
+
+def accumulate_(
+    total: Tensor,
+    grad: Tensor,
+    *,
+    keep: float | Tensor = 1.0,
+    weight: float | Tensor = 1.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Collects gradients in one buffer: total <- keep * total + weight * grad, in one pass.
+
+    Of several models or transformed copies: weights for a mean, or (keep, weight) = (0, 1) for the samples that take
+    over this gradient and (1, 0) for those that do not. Where keep is 0 the old total is not looked at, and where
+    weight is 0 the gradient is not: a NaN there vanishes. The products and the sum are each rounded (no fused
+    multiply-add): the same bits on every backend. A keep or weight counts as 0 where it is 0 in the computing type.
+
+    Args:
+        total: (B, ...), written in place.
+        grad: as total: shape, dtype, device.
+        keep: of either sign: a float or (B,).
+        weight: likewise.
+
+    Raises:
+        TypeError, ValueError, BackendUnavailable: see fastattack.ops.
+    """
+    if library.traced(total):
+        library.accumulate(total, grad, keep, weight, backend)
+        return total
+    result, total = total, check.as_tensor(total, "total")
+    grad = check.as_tensor(grad, "grad")
+    check.require_images(total, "total")
+    check.require_alike("total", total, ("grad", grad))
+    kept, share = check.per_sample(keep, "keep", total), check.per_sample(weight, "weight", total)
+    table = resolve(total.device, backend)
+    if total.numel() == 0:
+        return result
+    check.require_writable(total, ("grad", grad), name="total")
+    if total.dim() > INNER_DIMS + 1 and collapse(total, grad, keep_order=True) is None:
+        copy = total.contiguous()
+        table.accumulate(copy, grad.contiguous(), kept, share)
+        total.copy_(copy)
+        return result
+    table.accumulate(total, grad, kept, share)
+    if not total.is_inference():
+        torch.autograd.graph.increment_version(total)
+    return result
+
+
+library.register(accumulate_)

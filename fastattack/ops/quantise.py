@@ -1,0 +1,123 @@
+"""The public ops quantise_ and grid_gap: images that an integer file holds to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import check, library
+from .dispatch import resolve
+from .layout import INNER_DIMS, collapse
+
+BITS = (8, 16)
+NORMS = ("linf", "l2", "l1")
+DTYPES = (torch.float32, torch.float64)
+
+
+def quantise_(
+    adv: Tensor,
+    origin: Tensor,
+    *,
+    eps: float | Tensor,
+    bits: int = 8,
+    norm: str = "linf",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    mask: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Moves every pixel to the nearest allowed point k / (2^bits - 1), so that a PNG file holds the image to the bit.
+
+    The value is the correctly rounded quotient in the dtype of adv, as fa.images.read_image gives it for float32. Of
+    two points equally near the lower is taken. Allowed are points within the bounds (and so within [0, 1]) for which
+
+    - "linf": |q - origin| <= eps, in the dtype, without a tolerance;
+    - "l2", "l1": |q - origin| <= |adv - origin| for the pixel itself, so that every norm of the perturbation can only
+      shrink. ``eps`` is not used: an adv inside the ball stays inside, one outside is not brought in.
+
+    A pixel without an allowed point becomes NaN, never a point outside. For "linf" there is one in every pixel where
+    eps >= ``grid_gap(origin)`` and origin lies in the bounds; for "l2" and "l1" where origin is on the grid.
+
+    Args:
+        adv: (B, ...) float32 or float64, written in place.
+        origin: as adv: shape, dtype, device; the centre of the ball.
+        eps: radius on the scale of the images, >= 0, a float or (B,).
+        bits: 8 or 16.
+        norm: "linf", "l2" or "l1".
+        bounds: (low, high), or None for (0, 1).
+        mask: broadcastable to adv; 0 keeps origin, to the bit.
+
+    Raises:
+        TypeError: a dtype without the grid: in float16 and bfloat16 two neighbours of it can be one number.
+        TypeError, ValueError, BackendUnavailable: see fastattack.ops.
+    """
+    if library.traced(adv):
+        library.quantise(adv, origin, eps, bits, norm, bounds, mask, backend)
+        return adv
+    result, adv = adv, check.as_tensor(adv, "adv")
+    origin = check.as_tensor(origin, "origin")
+    _require_grid(adv, "adv", bits)
+    check.require_alike("adv", adv, ("origin", origin))
+    if norm not in NORMS:
+        raise ValueError(f"norm: wanted one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+    radius = check.per_sample(eps, "eps", adv, least=0.0, down=True)
+    low, high = check.bounds_of(bounds, adv.dtype)
+    box = (max(low, 0.0), min(high, 1.0))
+    where = check.mask_of(mask, adv)
+    table = resolve(adv.device, backend)
+    if adv.numel() == 0:
+        return result
+    check.require_writable(adv, ("origin", origin))
+    given = (origin,) if where is None else (origin, where)
+    if adv.dim() > INNER_DIMS + 1 and collapse(adv, *given, keep_order=True) is None:
+        copy = adv.contiguous()
+        where = None if where is None else where.contiguous()
+        table.quantise(copy, origin.contiguous(), where, norm, radius, bits, box)
+        adv.copy_(copy)
+        return result
+    table.quantise(adv, origin, where, norm, radius, bits, box)
+    if not adv.is_inference():
+        torch.autograd.graph.increment_version(adv)
+    return result
+
+
+def grid_gap(image: Tensor, *, bits: int = 8) -> Tensor:
+    """The largest distance of a pixel to the grid k / (2^bits - 1), k = 0 .. 2^bits - 1, for each sample.
+
+    0 says that an integer file holds the sample to the bit; quantise_(..., norm="linf") finds a point for every pixel
+    where eps is at least the gap of origin. One look before an attack, in plain torch: it needs temporaries.
+
+    Args:
+        image: (B, ...) float32 or float64.
+        bits: 8 or 16.
+
+    Returns:
+        (B,) in the dtype of image; NaN for a sample that holds one.
+
+    Raises:
+        TypeError, ValueError: see fastattack.ops.
+    """
+    image = check.as_tensor(image, "image").detach()
+    _require_grid(image, "image", bits)
+    if image.shape[0] == 0:
+        return image.new_empty(0)
+    levels = torch.full((), 2**bits - 1, dtype=image.dtype, device=image.device)  # CUDA multiplies by 1 / a number
+    k = (image.clamp(0, 1) * levels).round()
+    gaps = [(image - (k + side).clamp(0, 2**bits - 1) / levels).abs() for side in (-1, 0, 1)]
+    nearest: Tensor = torch.minimum(torch.minimum(gaps[0], gaps[1]), gaps[2])
+    return nearest.reshape(image.shape[0], -1).amax(1)
+
+
+def _require_grid(image: Tensor, name: str, bits: Any) -> None:
+    check.require_images(image, name)
+    if image.dtype not in DTYPES:
+        got = str(image.dtype).removeprefix("torch.")
+        raise TypeError(
+            f"{name}: wanted float32 or float64, got {got}, which does not hold the points k / (2^bits - 1)"
+        )
+    if isinstance(bits, bool) or bits not in BITS:
+        raise ValueError(f"bits: wanted 8 or 16, got {bits!r}")
+
+
+library.register(quantise_)
