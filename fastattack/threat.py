@@ -11,7 +11,6 @@ from torch import Tensor
 from .ops import check
 from .ops.backend import Scalar
 
-NORMS = ("linf", "l2", "l1")
 _NUMBER = torch.zeros(1)  # stands for the images in checks that come before there are any
 
 
@@ -41,8 +40,7 @@ class Threat:
     sparsity: float | Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ValueError(f"norm: wanted one of {', '.join(map(repr, NORMS))}, got {self.norm!r}")
+        check.require_norm(self.norm, check.BALLS)
         if self.eps is None:
             self._check_no_ball()
         else:

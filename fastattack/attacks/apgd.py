@@ -135,7 +135,6 @@ class MomentumWalk(_FromTheBest):
 
     def _step(self, grad: Tensor, length: Tensor, momentum: Tensor) -> None:
         job = self.job
-        grad = grad.contiguous() if grad.dim() > 5 else grad
         job.table.apgd_step(
             self.adv, self.previous, grad, job.origin, job.mask, job.norm, job.eps, length, momentum, job.bounds
         )
@@ -171,7 +170,6 @@ class SparseWalk(_FromTheBest):
         self.remember(loss.double() * job.sign, grad)
         if step > 0 and step % self.check == 0:
             grad = self._adapt(grad)
-        grad = grad.contiguous() if grad.dim() > 5 else grad
         job.table.l1_step(self.adv, grad, job.origin, job.mask, job.eps, self.size, self.share, job.bounds)
         job.changed(self.adv)
 

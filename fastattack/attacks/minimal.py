@@ -202,7 +202,6 @@ class FastWalk(SmallestWalk):
         gamma = self.gamma * cosine(step, steps, 0.02)
         self._resize(self.margin(loss), self.size(self.free(grad), DUALS[job.norm]), gamma)
         length = job.step * cosine(step, steps, 0.01)
-        grad = grad.contiguous() if grad.dim() > 5 else grad
         if job.norm == "l2":
             job.table.pgd_step(self.adv, grad, job.origin, job.mask, "l2", self.radius, length, job.bounds)
         else:
@@ -235,7 +234,6 @@ class DecoupledWalk(SmallestWalk):
         smaller, larger = self.radius * (1 - self.gamma), self.radius * (1 + self.gamma)
         self.radius = torch.where(self.margin(loss) > 0, smaller, larger)
         length = job.step * cosine(step, job.schedule.steps, 0.01)
-        grad = grad.contiguous() if grad.dim() > 5 else grad
         job.table.pgd_step(self.adv, grad, job.origin, job.mask, "l2", math.inf, length, check.UNBOUNDED)
         torch.autograd.graph.increment_version(self.adv)
         delta = self.adv - job.origin

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..objectives import Objective
-from ..ops import check
+from ..ops import l1
 from ..ops.backend import Backend, Bounds, Scalar
 from ..threat import Threat
 from .schedule import Schedule
@@ -83,10 +83,10 @@ class Job:
         """adv <- a random point of the threat, or its centre."""
         if self.schedule.random_start:
             seed = self.schedule.restart_seed(restart)
-            # "l1": uniform in the cube of half-width eps, then projected
-            norm, bounds = ("linf", check.UNBOUNDED) if self.norm == "l1" else (self.norm, self.bounds)
-            self.table.random_start(adv, self.origin, norm, self.eps, bounds, seed, self.ids)
-            if self.mask is not None or self.norm == "l1" or self.threat.zero_mean:
+            l1.random_start(
+                self.table, adv, self.origin, self.norm, self.eps, self.bounds, seed, self.ids, mask=self.mask
+            )
+            if (self.mask is not None and self.norm != "l1") or self.threat.zero_mean:
                 self.project(adv)
         else:
             adv.copy_(self.origin)
@@ -94,7 +94,6 @@ class Job:
 
     def move(self, adv: Tensor, grad: Tensor, step: Scalar | None = None) -> None:
         """adv <- P(adv + step * direction(grad))."""
-        grad = grad.contiguous() if grad.dim() > 5 else grad
         length = self.step if step is None else step
         if self.threat.zero_mean:  # a step along the hyperplane stays on it, and so does the way back into the ball
             self.table.zero_mean_step(adv, grad, self.origin, self.eps, length)
@@ -109,10 +108,8 @@ class Job:
         radius = self.eps if eps is None else eps
         if self.threat.zero_mean:
             self.table.zero_mean_step(adv, None, self.origin, radius, 0.0)
-        elif self.norm == "l1":
-            self.table.l1_project(adv, self.origin, self.mask, radius, self.bounds)
         else:
-            self.table.project(adv, self.origin, self.mask, self.norm, radius, self.bounds)
+            l1.project(self.table, adv, self.origin, self.mask, self.norm, radius, self.bounds)
 
     def keep_noise(self, adv: Tensor) -> None:
         """adv <- the nearest point whose noise has the mean and norm of the original noise, where the threat asks."""
@@ -151,7 +148,8 @@ class Job:
             return self.source.value(x, self.target, self._objective(step), self.moment(step, restart))
 
     def gradient(self, x: Tensor, step: int, restart: int) -> tuple[Tensor, Tensor]:
-        return self.source.gradient(x, self.target, self._objective(step), self.moment(step, restart))
+        loss, grad = self.source.gradient(x, self.target, self._objective(step), self.moment(step, restart))
+        return loss, grad.contiguous() if grad.dim() > 5 else grad  # kernels walk four inner dimensions
 
     def watch(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
         """Remember the first step at which a sample's loss or gradient was not finite."""

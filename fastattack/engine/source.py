@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..fast import Prepared
 from ..objectives import Objective
-from ..ops.backend import Backend, Scalar
+from ..ops.backend import Backend
 
 Model = Callable[[Tensor], Any]
 Models = Model | Sequence[Model] | Mapping[str, Model]
@@ -197,14 +197,14 @@ class Ensemble(Source):
             if total is None or loss is None:
                 total, loss = grad.clone(memory_format=torch.preserve_format), here
                 if self.rule == "mean":
-                    gather(self.table, total, total.clone(), 0.0, weight)
+                    self.table.accumulate(total, total.clone(), 0.0, weight)
                     loss = loss * weight
             elif self.rule == "mean":
-                gather(self.table, total, grad, 1.0, weight)
+                self.table.accumulate(total, grad, 1.0, weight)
                 loss = loss + weight * here
             else:
                 taken = here > loss if self.rule == "max" else here < loss
-                gather(self.table, total, grad, (~taken).double(), taken.double())
+                self.table.accumulate(total, grad, (~taken).double(), taken.double())
                 loss = torch.where(taken, here, loss)
         assert total is not None, "an ensemble has members"
         assert loss is not None
@@ -221,14 +221,9 @@ class Ensemble(Source):
                 largest, mass = here, torch.zeros_like(here)
             now = torch.maximum(largest, here)
             old, new = mass * (largest - now).exp(), (here - now).exp()
-            gather(self.table, total, grad, old / (old + new), new / (old + new))
+            self.table.accumulate(total, grad, old / (old + new), new / (old + new))
             largest, mass = now, old + new
         return self._of_losses(torch.stack(losses)), total
-
-
-def gather(table: Backend, total: Tensor, grad: Tensor, keep: Scalar, weight: Scalar) -> None:
-    """total <- keep * total + weight * grad, for each sample."""
-    table.accumulate(total, grad, keep, weight)
 
 
 class Viewed(Source):
@@ -264,7 +259,7 @@ class Viewed(Source):
         for draw in range(self.samples):
             _seed_device(x, moment, draw)
             here, grad = self._one(x, target, objective, moment, moment.generator(draw))
-            gather(self.table, total, grad, 1.0, 1.0 / self.samples)
+            self.table.accumulate(total, grad, 1.0, 1.0 / self.samples)
             loss = loss + here.double() / self.samples
         return loss, total
 

@@ -12,7 +12,6 @@ from .dispatch import resolve
 from .layout import INNER_DIMS, collapse
 
 BITS = (8, 16)
-NORMS = ("linf", "l2", "l1")
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -59,8 +58,7 @@ def quantise_(
     origin = check.as_tensor(origin, "origin")
     _require_grid(adv, "adv", bits)
     check.require_alike("adv", adv, ("origin", origin))
-    if norm not in NORMS:
-        raise ValueError(f"norm: wanted one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+    check.require_norm(norm, check.BALLS)
     radius = check.per_sample(eps, "eps", adv, least=0.0, down=True)
     low, high = check.bounds_of(bounds, adv.dtype)
     box = (max(low, 0.0), min(high, 1.0))
