@@ -67,12 +67,6 @@ class NoiseStats(NamedTuple):
     """The typicality gap 1/2 (|n - mean|^2 / (d sigma^2) - 1) in nats per pixel; None where no sigma was given."""
 
 
-def _written(adv: Tensor) -> None:
-    """Tell autograd that adv changed, so that a graph which saved it refuses a wrong backward pass."""
-    if not adv.is_inference():
-        torch.autograd.graph.increment_version(adv)
-
-
 def _too_many_dims(*tensors: Tensor) -> bool:
     return tensors[0].dim() > INNER_DIMS + 1 and collapse(*tensors, keep_order=True) is None
 
@@ -128,7 +122,7 @@ def pgd_step_(
         adv.copy_(copy)
         return result
     table.pgd_step(adv, grad, origin, where, norm, radius, size, box)
-    _written(adv)
+    check.written(adv)
     return result
 
 
@@ -177,7 +171,7 @@ def project_(
         adv.copy_(copy)
         return result
     l1.project(table, adv, origin, where, norm, radius, box)
-    _written(adv)
+    check.written(adv)
     return result
 
 
@@ -219,7 +213,7 @@ def preserve_noise_(
         adv.copy_(copy)
         return result
     table.preserve_noise(adv, origin, clean, norm, radius)
-    _written(adv)
+    check.written(adv)
     return result
 
 
@@ -313,7 +307,7 @@ def random_start_(
         adv.copy_(copy)
         return result
     l1.random_start(table, adv, origin, norm, radius, box, number, ids)
-    _written(adv)
+    check.written(adv)
     return result
 
 

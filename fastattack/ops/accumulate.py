@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from . import check, library
@@ -52,8 +51,7 @@ def accumulate_(
         total.copy_(copy)
         return result
     table.accumulate(total, grad, kept, share)
-    if not total.is_inference():
-        torch.autograd.graph.increment_version(total)
+    check.written(total)
     return result
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from . import check, library
@@ -73,9 +72,7 @@ def apgd_step_(
         previous.copy_(p)
         return result
     table.apgd_step(adv, previous, grad, origin, where, norm, radius, size, weight, box)
-    for written in (adv, previous):
-        if not written.is_inference():
-            torch.autograd.graph.increment_version(written)
+    check.written(adv, previous)
     return result
 
 

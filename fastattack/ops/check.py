@@ -70,6 +70,13 @@ def require_writable(adv: Tensor, *others: tuple[str, Tensor], name: str = "adv"
             raise ValueError(f"{other_name}: shares its memory with {name}, which this op overwrites; pass a clone")
 
 
+def written(*tensors: Tensor) -> None:
+    """Tell autograd that they changed, so that a graph which saved one refuses a wrong backward pass."""
+    for t in tensors:
+        if not t.is_inference():
+            torch.autograd.graph.increment_version(t)
+
+
 def require_norm(norm: str, allowed: tuple[str, ...] = NORMS, *, hint: str = "") -> None:
     """``hint``: what to do about an "l1" that is not allowed."""
     if norm not in allowed:

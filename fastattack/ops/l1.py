@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from . import check, library
@@ -99,6 +98,5 @@ def l1_step_(
         adv.copy_(copy)
         return result
     table.l1_step(adv, grad, origin, where, radius, size, share, box)
-    if not adv.is_inference():
-        torch.autograd.graph.increment_version(adv)
+    check.written(adv)
     return result

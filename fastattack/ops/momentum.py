@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from . import check, library
@@ -75,9 +74,7 @@ def momentum_step_(
         momentum.copy_(m)
         return result
     table.momentum_step(adv, momentum, grad, origin, where, norm, radius, size, kept, box)
-    for written in (adv, momentum):
-        if not written.is_inference():
-            torch.autograd.graph.increment_version(written)
+    check.written(adv, momentum)
     return result
 
 

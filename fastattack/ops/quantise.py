@@ -75,8 +75,7 @@ def quantise_(
         adv.copy_(copy)
         return result
     table.quantise(adv, origin, where, norm, radius, bits, box)
-    if not adv.is_inference():
-        torch.autograd.graph.increment_version(adv)
+    check.written(adv)
     return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import check, library
@@ -82,8 +81,7 @@ def _run(adv: Tensor, grad: Tensor | None, origin: Tensor, eps: Any, step: Any, 
         adv.copy_(copy)
         return
     table.zero_mean_step(adv, grad, origin, radius, size)
-    if not adv.is_inference():
-        torch.autograd.graph.increment_version(adv)
+    check.written(adv)
 
 
 library.register(zero_mean_step_, project_zero_mean_)
