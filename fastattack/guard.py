@@ -92,3 +92,9 @@ def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode:
 def fresh(t: Tensor) -> Tensor:
     """A tensor that autograd may save: inference tensors are copied, all others pass."""
     return t.clone() if t.is_inference() else t.detach()
+
+
+def rows_of(value: Any, rows: slice | Tensor, batch: int) -> Any:
+    """The rows of a tensor with one for each sample; anything else as it is."""
+    per_sample = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
+    return value[rows] if per_sample else value

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..guard import rows_of
 from ..objectives import Objective
 from ..ops import l1
 from ..ops.backend import Backend, Bounds, Scalar
@@ -227,14 +228,10 @@ class Job:
     def rows(self, index: Tensor) -> Job:
         """A job of fewer samples, with what was found for them."""
 
-        def cut(value: Any) -> Any:
-            rows = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.batch
-            return value[index] if rows else value
-
         names = ("origin", "target", "clean", "mask", "eps", "step", "share", "ids")
-        found = replace(self, **{name: cut(getattr(self, name)) for name in names})
+        found = replace(self, **{name: rows_of(getattr(self, name), index, self.batch) for name in names})
         for name in (*self.STATE, "reference", "reference_success", "stale"):
-            setattr(found, name, cut(getattr(self, name)))
+            setattr(found, name, rows_of(getattr(self, name), index, self.batch))
         return found
 
     def adopt(self, part: Job, index: Tensor) -> None:

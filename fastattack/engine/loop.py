@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fast import Prepared, Speed
-from ..guard import fresh, left_as_found
+from ..guard import fresh, left_as_found, rows_of
 from ..inputs import check_clean, check_grid, check_input, check_target, dense
 from ..objectives import Objective
 from ..objectives.perceptual import remembering
@@ -140,13 +140,6 @@ def _raise_if_bad(bad: Tensor, first: int, how: str) -> None:
         )
 
 
-def _part(value: Any, rows: slice, batch: int) -> Any:
-    """The rows of a per-sample tensor; anything else as it is."""
-    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch:
-        return value[rows]
-    return value
-
-
 def members(model: Models) -> list[Any]:
     """The models of an ensemble in order; a model alone is one."""
     if isinstance(model, (Mapping, nn.ModuleDict)):
@@ -255,9 +248,9 @@ def attack(
 
     def job_of(rows: slice) -> Job:
         return Job(
-            source, objective, schedule, threat, own[rows], _part(goal, rows, batch), _part(known, rows, batch),
-            _part(where, rows, batch), _part(eps, rows, batch), _part(step, rows, batch),
-            _part(share, rows, batch), bounds, table, ids[rows],
+            source, objective, schedule, threat, own[rows], rows_of(goal, rows, batch), rows_of(known, rows, batch),
+            rows_of(where, rows, batch), rows_of(eps, rows, batch), rows_of(step, rows, batch),
+            rows_of(share, rows, batch), bounds, table, ids[rows],
             judged=with_loss or schedule.keep == "best" or schedule.restarts > 1,
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..guard import rows_of
 from .job import Job
 
 
@@ -85,7 +86,7 @@ def pick(value: Any, index: Tensor, batch: int) -> Any:
     Objects are looked into where they say so with an attribute ``per_sample``, and walks always.
     """
     if isinstance(value, Tensor):
-        return value[index] if value.dim() > 0 and value.shape[0] == batch else value
+        return rows_of(value, index, batch)
     if isinstance(value, (list, tuple)):
         return type(value)(pick(v, index, batch) for v in value)
     if _holds_rows(value):

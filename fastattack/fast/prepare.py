@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..guard import rows_of
 from . import fold
 from .agree import Call, difference
 from .graph import CudaRecorder, StepGraph
@@ -233,7 +234,7 @@ class Prepared:
             losses, grad = [], torch.empty_like(x)
             for first in range(0, batch, plan.chunk):
                 rows = slice(first, first + plan.chunk)
-                here, part = function(forward, seen[rows], _rows(target, rows, batch), self.scale)
+                here, part = function(forward, seen[rows], rows_of(target, rows, batch), self.scale)
                 losses.append(here)
                 grad[rows] = part
             loss = torch.cat(losses)
@@ -254,15 +255,11 @@ class Prepared:
         if not plan.chunk or plan.chunk >= batch or not _splits(objective):
             return function(self.model, seen, target)
         parts = [slice(first, first + plan.chunk) for first in range(0, batch, plan.chunk)]
-        return torch.cat([function(self.model, seen[rows], _rows(target, rows, batch)) for rows in parts])
+        return torch.cat([function(self.model, seen[rows], rows_of(target, rows, batch)) for rows in parts])
 
 
 def _tensors(model: Call) -> Iterator[Tensor]:
     return chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
-
-
-def _rows(target: Any, rows: slice, batch: int) -> Any:
-    return target[rows] if isinstance(target, Tensor) and target.dim() > 0 and target.shape[0] == batch else target
 
 
 def _splits(objective: object) -> bool:
