@@ -67,7 +67,7 @@ def attack_each(
     Raises:
         ValueError, TypeError: no models, another ``how``, models or an attack that cannot be stacked.
     """
-    named = _named(models)
+    named = named_models(models)
     if how not in WAYS:
         raise ValueError(f"how: wanted one of {', '.join(map(repr, WAYS))}, got {how!r}")
     attacks = {name: attack(model) for name, model in named.items()}
@@ -101,7 +101,7 @@ def attack_each(
     return EachResult(results, ran, time.perf_counter() - began, probed, reason)
 
 
-def _named(models: Any) -> dict[str | int, Model]:
+def named_models(models: Any) -> dict[str | int, Model]:
     """The models under their names, or numbers."""
     if isinstance(models, nn.Module) and not isinstance(models, (nn.ModuleList, nn.ModuleDict)):
         raise TypeError(

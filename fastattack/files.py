@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and what says whether one belongs to this run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def write_atomic(path: str | Path, content: bytes | Callable[[BinaryIO], object], *, keep: Path | None = None) -> None:
@@ -50,3 +50,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def differences(wanted: dict[str, Any], came: dict[str, Any], prefix: str = "") -> list[str]:
+    """In words, for each entry that is not the same in two nested dictionaries."""
+    found = []
+    for key in [*wanted, *(key for key in came if key not in wanted)]:
+        a, b = wanted.get(key, "nothing"), came.get(key, "nothing")
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: wanted {a}, got {b}")
+    return found

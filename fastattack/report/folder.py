@@ -23,7 +23,7 @@ class OutputFolder:
 
     Made before the work starts, so that a place that cannot be written is found out at once. A subclass says what it
     consists of: its kind in words, the record (a JSON file with a "config" that names fastattack), other files, and
-    folders of PNG files. Nothing else is ever replaced.
+    folders of files with known endings. Nothing else is ever replaced.
 
     Raises:
         FileExistsError: ``out`` exists and overwrite is False, or holds something that is not of this kind.
@@ -34,6 +34,7 @@ class OutputFolder:
     record: str
     files: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
+    endings: frozenset[str] = frozenset({".png"})
 
     def __init__(self, out: Path, *, overwrite: bool = False) -> None:
         self.out = out = out.resolve()
@@ -89,12 +90,12 @@ class OutputFolder:
         """Whether everything in the folder is what this kind consists of."""
         if not {p.name for p in folder.iterdir()} <= {self.record, *self.files, *self.folders}:
             return False
-        inner = [p for name in self.folders if (folder / name).is_dir() for p in (folder / name).iterdir()]
+        inner = [p for name in self.folders for p in (folder / name).rglob("*") if not p.is_dir()]
         try:
             config = json.loads((folder / self.record).read_text(encoding="utf-8"))["config"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return isinstance(config, dict) and "fastattack" in config and all(p.suffix == ".png" for p in inner)
+        return isinstance(config, dict) and "fastattack" in config and all(p.suffix in self.endings for p in inner)
 
 
 def _finite(value: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from ..files import write_atomic
+from ..files import differences, write_atomic
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
@@ -71,7 +71,7 @@ def load(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         came = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: wanted a checkpoint of the format {FORMAT!r}, got {came!r}")
-    if found := _differences(identity, content["identity"]):
+    if found := differences(identity, content["identity"]):
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise ValueError(f"{path}: the checkpoint of another run: {'; '.join(found[:3])}{more}")
     return content
@@ -86,13 +86,3 @@ def shapes(model: nn.Module) -> dict[str, Any]:
     """Name -> shape and type of each tensor of a model."""
     return {k: f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in model.state_dict().items()}
 
-
-def _differences(wanted: dict[str, Any], came: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in [*wanted, *(key for key in came if key not in wanted)]:
-        a, b = wanted.get(key, "nothing"), came.get(key, "nothing")
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: wanted {a}, got {b}")
-    return found

@@ -1,0 +1,96 @@
+"""The models of a study and the measures by which they are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..models.spec import OpenedModel, check_labels, open_model, parse_spec
+from .measure import PSNR, Quality
+from .pictures import Pictures
+from .study import Study
+
+Model = Callable[[Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Attributes:
+    opened: every model by label, those that are attacked first.
+    sources: labels of those.
+    channels: of the images that all of them take.
+    """
+
+    opened: dict[str, OpenedModel]
+    sources: tuple[str, ...]
+    channels: int
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Labels of those that are scored alone."""
+        return tuple(name for name in self.opened if name not in self.sources)
+
+    def models(self, names: Sequence[str]) -> dict[str, Model]:
+        return {name: self.opened[name].model for name in names}
+
+    def checksums(self) -> dict[str, str | None]:
+        return {name: one.sha256 for name, one in self.opened.items()}
+
+
+def open_panel(study: Study, device: str | torch.device) -> Panel:
+    """Open every model of a study.
+
+    Raises:
+        ValueError: two of one label, a source without gradients, models of different channels; names them.
+        OSError, RuntimeError: a file or a package is missing.
+    """
+    specs = [parse_spec(text) for text in (*study.models, *study.targets)]
+    check_labels(specs)
+    opened = {spec.label: open_model(spec, sigma=study.sigma, device=device) for spec in specs}
+    sources = tuple(spec.label for spec in specs[: len(study.models)])
+    for name in sources:
+        if not opened[name].differentiable and study.attack != "square":
+            raise ValueError(
+                f"models: {name} has no gradient for {study.attack}; name it with --targets, or attack it with square"
+            )
+    channels = {name: one.channels for name, one in opened.items() if one.channels is not None}
+    if len(set(channels.values())) > 1:
+        told = ", ".join(f"{name} takes {n}" for name, n in channels.items())
+        raise ValueError(f"models: wanted models of as many channels, but {told}; evaluate gray and colour apart")
+    return Panel(opened, sources, next(iter(channels.values()), 1))
+
+
+def check_sizes(panel: Panel, pictures: Pictures, max_batch: int) -> None:
+    """Raises ValueError where an exported model takes one shape alone and the images have another."""
+    for name, one in panel.opened.items():
+        if one.shape is None:
+            continue
+        for batch in pictures.batches(max_batch):
+            came = (len(batch), panel.channels, *batch[0].size)
+            if any(want is not None and want != have for want, have in zip(one.shape, came, strict=True)):
+                wanted = " x ".join("any" if n is None else str(n) for n in one.shape)
+                raise ValueError(
+                    f"models: {name} takes batches of {wanted} alone, and {batch[0].path} comes as "
+                    f"{' x '.join(map(str, came))}; see --crop and --max-batch"
+                )
+
+
+def qualities(study: Study) -> Quality:
+    """PSNR, and what else the study measures.
+
+    Raises:
+        RuntimeError, OSError, ValueError: a package or the weights are missing.
+    """
+    found: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(PSNR)
+    for name in study.quality:
+        found[name] = metrics.ssim if name == "ssim" else partial(metrics.lpips, weights=study.lpips_weights)
+    probe = torch.zeros(1, 1, 64, 64)
+    for measure in found.values():
+        measure(probe, probe)
+    return found

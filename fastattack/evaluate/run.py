@@ -1,0 +1,190 @@
+"""A whole study: models, images, shards, processes, and at the end the folder with its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..distributed import Team
+from ..report.html import write_report
+from .examples import save_examples
+from .folder import EvaluationFolder
+from .matrix import TransferMatrix
+from .measure import Batch, Quality, measure
+from .panel import Panel, check_sizes, open_panel, qualities
+from .pictures import Pictures, load_batch, look_through
+from .results import describe_attacks, describe_models, gather_rows, matrices
+from .shards import Shards
+from .study import Study, identity
+from .table import Table, require_pyarrow, write_csv, write_parquet
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Said after each batch: ``done`` of ``images``, by all processes where they share a disk.
+
+    ``psnr``: (before, after) the strongest attack of each source on itself, in dB, mean over the batches of this process.
+    """
+
+    done: int
+    images: int
+    psnr: dict[str, tuple[float, float]]
+
+
+def run_study(
+    study: Study,
+    *,
+    out: Path,
+    device: str | torch.device = "cpu",
+    team: Team | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    show: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Attack, score, and write ``out``: results.json, tables, figures, report.html, and the shards behind them.
+
+    Args:
+        team: the processes that share the work; each takes every ``size``-th batch. The numbers do not depend on them.
+        resume: go on with a run that was killed, or try again what failed in a finished one; begins where there is none.
+        overwrite: begin anew where ``out`` is there; it stays until the new one is complete.
+        skip_bad: leave out images that cannot be read, and list them.
+        show: called after each batch of this process.
+
+    Returns:
+        What results.json holds, in every process.
+
+    Raises:
+        TypeError, ValueError, OSError, RuntimeError: see the parts; nothing in ``out`` has changed.
+    """
+    team = team or Team()
+    require_pyarrow()
+    quality = qualities(study)
+    folder = EvaluationFolder(out, resume=resume, overwrite=overwrite)
+    panel = open_panel(study, device)
+    pictures = look_through(
+        study.data, channels=panel.channels, crop=study.crop, limit=study.limit, skip_bad=skip_bad,
+        share=(team.rank, team.size), gather=team.gather,
+    )  # fmt: skip
+    check_sizes(panel, pictures, study.max_batch)
+    team.first(lambda: folder.begin(identity(study, pictures.named(), panel.checksums())))
+    run = _Run(study, panel, pictures, folder, team, torch.device(device), quality)
+    began = time.perf_counter()
+    run.work(show)
+    run.collect()
+    results: dict[str, Any] = team.first(lambda: run.finish(time.perf_counter() - began))
+    return results
+
+
+class _Run:
+    """The steps of `run_study` that follow its checks."""
+
+    def __init__(
+        self,
+        study: Study,
+        panel: Panel,
+        pictures: Pictures,
+        folder: EvaluationFolder,
+        team: Team,
+        device: torch.device,
+        quality: Quality,
+    ) -> None:
+        self.study, self.panel, self.pictures, self.folder = study, panel, pictures, folder
+        self.team, self.device, self.quality = team, device, quality
+        self.batches = pictures.batches(study.max_batch)
+        self.shards = Shards(folder.shards, study.save_attacked)
+
+    def load(self, number: int) -> Batch:
+        study = self.study
+        batch = load_batch(
+            self.batches[number], channels=self.panel.channels, crop=study.crop, sigma=study.sigma, seed=study.seed
+        )
+        return replace(batch, clean=batch.clean.to(self.device), noisy=batch.noisy.to(self.device))
+
+    def work(self, show: Callable[[Progress], None] | None) -> None:
+        """This process's batches that are not done yet."""
+        panel, study = self.panel, self.study
+        sources, targets = panel.models(panel.sources), panel.models(panel.targets)
+        seen: dict[str, list[tuple[float, float]]] = {}
+        for number in range(self.team.rank, len(self.batches), self.team.size):
+            self.team.check()
+            if self.shards.is_done(number):
+                continue
+            measured = measure(
+                self.load(number), sources, targets, study.crafts, sigma=study.sigma / 255, quality=self.quality,
+                go_on=True,
+            )  # fmt: skip
+            with self.folder.named():
+                self.shards.write(number, measured)
+            if show is not None:
+                _remember(seen, measured.scores, len(study.eps) - 1)
+                means = {s: (sum(b for b, _ in v) / len(v), sum(a for _, a in v) / len(v)) for s, v in seen.items()}
+                show(Progress(self.done(), len(self.pictures.good), means))
+
+    def done(self) -> int:
+        """Images whose shards are on this disk."""
+        return sum(len(batch) for number, batch in enumerate(self.batches) if self.shards.is_there(number))
+
+    def collect(self) -> None:
+        """Shards that rank 0 does not see, since it shares no disk with the process that wrote them, come over."""
+        missing = self.team.tell([n for n in range(len(self.batches)) if not self.shards.is_there(n)])
+        for number in missing:
+            found = self.team.gather(self.shards.files(number) if self.shards.is_there(number) else {})
+            if self.team.rank == 0:
+                self.shards.take(next((files for files in found if files), {}))
+
+    def finish(self, seconds: float) -> dict[str, Any]:
+        """Read all shards, write everything else, and put the folder in its place."""
+        study, panel, folder = self.study, self.panel, self.folder
+        scores, attacks, failed = gather_rows(list(self.shards.all(len(self.batches))))
+        reasons = {name: why for name, (why, _) in failed.items()}
+        found = matrices(study, scores, attacks, panel.sources, list(panel.opened), reasons)
+        with folder.named():
+            folder.clear()
+            results = {
+                "config": {"fastattack": __version__, "torch": torch.__version__, "kind": "evaluation", **study.as_dict()},
+                "summary": {
+                    "images": len(self.pictures.good), "seconds": seconds, "channels": panel.channels,
+                    "complete": not failed, "processes": self.team.size,
+                },
+                "models": describe_models(panel.opened, panel.sources, failed),
+                "skipped": [{"path": path, "why": why} for path, why in self.pictures.broken],
+                "matrices": [matrix.as_dict() for matrix in found],
+                "statistics": [row for matrix in found for row in describe_attacks(matrix, study.bootstrap)],
+                "examples": self.examples(found[-1]) if found else [],
+            }  # fmt: skip
+            for name, table in (("scores", scores), ("attacks", attacks)):
+                self.write_table(name, table)
+            folder.write_record(results)
+            write_report(folder.work, results)
+            folder.place()
+        return results
+
+    def write_table(self, name: str, table: Table) -> None:
+        write_csv(self.folder.work / f"{name}.csv", table)
+        write_parquet(self.folder.work / f"{name}.parquet", table)
+
+    def examples(self, matrix: TransferMatrix) -> list[dict[str, Any]]:
+        place = self.study.eps.index(matrix.eps or 0.0)
+
+        def find(sample: int, source: str) -> tuple[Batch, torch.Tensor | None]:
+            number = next(n for n, batch in enumerate(self.batches) if any(p.number == sample for p in batch))
+            attacked = self.shards.attacked(number, place, source)
+            return self.load(number), None if attacked is None else attacked.to(self.device)
+
+        models = self.panel.models(self.panel.sources)
+        return save_examples(self.folder.work, matrix, models, find, self.study.crafts[place])
+
+
+def _remember(seen: dict[str, list[tuple[float, float]]], scores: Table, place: int) -> None:
+    """(before, after) of the rows of models under their own attack number ``place``."""
+    columns = (scores.get(name, []) for name in ("attack", "source", "target", "psnr_before", "psnr_after"))
+    for attack, source, target, before, after in zip(*columns, strict=True):
+        if attack == place and source == target:
+            seen.setdefault(str(source), []).append((float(before), float(after)))

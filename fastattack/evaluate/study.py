@@ -1,0 +1,190 @@
+"""What an evaluation is, as data: from options or a YAML file, checked, and compared when a run is resumed."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..job import JobConfig, build_attack
+from ..numbers import parse_number
+from ..training.config import require_whole
+from .bootstrap import Bootstrap
+from .measure import Craft
+
+_LISTS = ("models", "targets", "data", "eps", "quality")
+_NUMBERS = ("sigma", "step", "shared_db", "confidence")
+QUALITIES = ("ssim", "lpips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Models, data, attacks and how they are counted. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale.
+
+    Attributes:
+        models: what to attack and to score: ``[label=]kind[:source]``, see `fastattack.models.spec`.
+        targets: models that are scored alone.
+        data: folders and image files.
+        sigma: noise level; also of models that must be told it.
+        attack: a name of `fastattack.job.ATTACKS`.
+        eps: radii; the attack is made for each.
+        steps, step, norm, preserve_noise, restarts, seed, backend, precision: of the attack; see `JobConfig`.
+        max_batch: images of one shape attacked together. The batches decide the last bits of results, so a run of many
+            processes makes the same ones.
+        crop: edge of a central crop; None: whole images.
+        limit: only the first so many images.
+        quality: measures beside PSNR: "ssim", "lpips".
+        lpips_weights: file with LPIPS's weights.
+        shared_db: what an attack must cost both models to count as shared, dB.
+        confidence, draws: of the bootstrap intervals.
+        save_attacked: keep every attacked input in the shards.
+    """
+
+    models: tuple[str, ...]
+    data: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    sigma: float = 25.0
+    attack: str = "denoising-pgd"
+    eps: tuple[float, ...] = (5 / 255,)
+    steps: int | None = None
+    step: float | None = None
+    norm: str | None = None
+    preserve_noise: bool = True
+    restarts: int = 1
+    seed: int = 0
+    max_batch: int = 4
+    crop: int | None = None
+    limit: int | None = None
+    quality: tuple[str, ...] = ("ssim",)
+    lpips_weights: str | None = None
+    shared_db: float = 1.0
+    confidence: float = 0.95
+    draws: int = 2000
+    save_attacked: bool = True
+    backend: str = "auto"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("models", "data", "eps"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: wanted at least one, got none")
+        if len(set(self.eps)) != len(self.eps) or sorted(self.eps) != list(self.eps):
+            raise ValueError(f"eps: wanted radii that rise, got {list(self.eps)}")
+        for name, least in (("max_batch", 1), ("crop", 1), ("limit", 1), ("draws", 1), ("seed", 0)):
+            if (value := getattr(self, name)) is not None or name not in ("crop", "limit"):
+                require_whole(value, name, least)
+        for name in ("preserve_noise", "save_attacked"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: wanted true or false, got {getattr(self, name)!r}")
+        if not 0 < self.shared_db < float("inf"):
+            raise ValueError(f"shared_db: wanted a number of dB > 0, got {self.shared_db!r}")
+        for name in self.quality:
+            if name not in QUALITIES:
+                raise ValueError(f"quality: wanted some of {', '.join(QUALITIES)}, got {name!r}")
+        if ("lpips" in self.quality) != (self.lpips_weights is not None):
+            raise ValueError("lpips_weights: wanted a file where quality has lpips, and only there")
+        _ = self.bootstrap
+        first = self.configs[0]  # its steps and norm may come from the attack
+        object.__setattr__(self, "steps", first.steps)
+        object.__setattr__(self, "norm", first.norm)
+        for craft in self.crafts:
+            craft(lambda y: y)  # the attack complains about its options before anything is read
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        return Bootstrap(confidence=self.confidence, draws=self.draws, seed=self.seed)
+
+    @property
+    def configs(self) -> list[JobConfig]:
+        """The attack at each radius."""
+        names = {f.name for f in fields(JobConfig)} - {"eps", "device"}
+        own = {name: getattr(self, name) for name in names}
+        return [JobConfig(**own, eps=eps) for eps in self.eps]
+
+    @property
+    def crafts(self) -> list[Craft]:
+        make: Callable[..., Any] = build_attack
+        return [partial(make, config=config) for config in self.configs]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Of lists, numbers and words alone."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def study_from(options: dict[str, Any]) -> Study:
+    """From options by the names of `Study`'s fields, or with "-" for "_"; numbers may be words such as "5/255".
+
+    Raises:
+        TypeError, ValueError: an unknown option (with the nearest known one), or a value that does not fit.
+    """
+    known = [f.name for f in fields(Study)]
+    chosen: dict[str, Any] = {}
+    for key, value in options.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            raise ValueError(f"{key}: unknown option{hint}")
+        chosen[name] = _value(name, value)
+    for name in ("models", "data"):
+        if name not in chosen:
+            raise ValueError(f"{name}: wanted at least one, got none")
+    return Study(**chosen)
+
+
+def study_file(path: Path) -> dict[str, Any]:
+    """The options of a YAML file, by the names of `Study`'s fields where they are known.
+
+    Raises:
+        RuntimeError: no PyYAML.
+        FileNotFoundError: no such file.
+        ValueError: no YAML, or not a mapping; names the file.
+    """
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise RuntimeError(f"config: wanted PyYAML ({error}); pip install 'fastattack[evaluate]'") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: wanted options as 'name: value', got {type(content).__name__}")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def identity(study: Study, images: Sequence[tuple[int, str, str]], models: dict[str, str | None]) -> dict[str, Any]:
+    """What must be the same for a run to go on: the study, the images, the weights.
+
+    Args:
+        images: (number, name, SHA-256) of each image.
+        models: SHA-256 of each weight file by label.
+    """
+    text = json.dumps([list(image) for image in images])
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {**study.as_dict(), "images": f"{len(images)} ({digest[:16]})", "weights": models}
+
+
+def _value(name: str, value: Any) -> Any:
+    if name in _LISTS:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if name == "eps":
+            return tuple(_number(name, item) for item in items)
+        return tuple(str(item) for item in items if item is not None)
+    return _number(name, value) if name in _NUMBERS and value is not None else value
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, str):
+        return parse_number(value, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: wanted a number such as 5/255, got {value!r}")
+    return float(value)
+
