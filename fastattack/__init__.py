@@ -1,6 +1,6 @@
 """fastattack: adversarial attacks on image denoisers and restorers, on fused kernels."""
 
-from . import attacks, metrics, models, objectives, ops, training, typical, views
+from . import attacks, evaluate, metrics, models, objectives, ops, training, typical, views
 from .adapters import with_sigma
 from .attacks import (
     APGD,
@@ -30,6 +30,7 @@ from .attacks import (
 )
 from .each import EachResult, attack_each
 from .engine import NonFiniteError
+from .evaluate import RobustnessCurve, TransferMatrix, robustness_curve, transfer_matrix
 from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
 from .sampler import NoisyDataset, TypicalSetSampler
 from .strength import StrengthReport, strength_check
@@ -59,16 +60,19 @@ __all__ = [
     "NoisyDataset",
     "NonFiniteError",
     "ObsAtk",
+    "RobustnessCurve",
     "SegPGD",
     "SimBA",
     "Spectrum",
     "Square",
     "StrengthReport",
+    "TransferMatrix",
     "TypicalSetSampler",
     "Universal",
     "attack_each",
     "attacks",
     "denoising_pgd",
+    "evaluate",
     "fgsm",
     "metrics",
     "models",
@@ -76,8 +80,10 @@ __all__ = [
     "objectives",
     "ops",
     "pgd",
+    "robustness_curve",
     "strength_check",
     "training",
+    "transfer_matrix",
     "typical",
     "use_backend",
     "views",

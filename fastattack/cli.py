@@ -1,4 +1,4 @@
-"""The command line: `fastattack attack`, `evaluate`, `train`, `sample` and `info`. An error is one line and exit code 2."""
+"""The command line: attack, evaluate, compare, train, sample and info. An error is one line and exit code 2."""
 
 from __future__ import annotations
 

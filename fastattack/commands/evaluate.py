@@ -46,7 +46,9 @@ def evaluate(
     limit: Annotated[int | None, _OPTION(help="only the first so many images")] = None,
     quality: Annotated[list[str] | None, _OPTION(help="beside PSNR: ssim (default), lpips, or none")] = None,
     lpips_weights: Annotated[str | None, _OPTION(help="file with the weights of LPIPS")] = None,
-    shared_db: Annotated[str | None, _OPTION(help="loss in dB from which an attack counts as shared, default 1")] = None,
+    shared_db: Annotated[
+        str | None, _OPTION(help="loss in dB from which an attack counts as shared, default 1")
+    ] = None,
     confidence: Annotated[str | None, _OPTION(help="of the bootstrap intervals, default 0.95")] = None,
     draws: Annotated[int | None, _OPTION(help="bootstrap resamples, default 2000")] = None,
     save_attacked: Annotated[
@@ -54,7 +56,9 @@ def evaluate(
     ] = None,
     precision: Annotated[str | None, _OPTION(help="of the gradients, default fp32")] = None,
     backend: Annotated[str | None, _OPTION(help="of the kernels, default auto")] = None,
-    device: Annotated[str, _OPTION(help="cpu, cuda, cuda:1, ... or auto; under torchrun auto is a GPU for each")] = "auto",
+    device: Annotated[
+        str, _OPTION(help="cpu, cuda, cuda:1, ... or auto; under torchrun auto is a GPU for each")
+    ] = "auto",
     resume: Annotated[bool, _OPTION("--resume", help="go on with a run that was killed or partly failed")] = False,
     overwrite: Annotated[bool, _OPTION("--overwrite", help="replace an earlier evaluation in --out")] = False,
     skip_bad: Annotated[bool, _OPTION("--skip-bad", help="leave out images that cannot be read")] = False,
@@ -104,7 +108,13 @@ class _Shown:
     def __init__(self, team: Team) -> None:
         self.console = Console(stderr=True)
         self.quiet = team.rank > 0 or not self.console.is_terminal
-        columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[so_far]}"))
+        columns = (
+            TextColumn("evaluating"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[so_far]}"),
+        )
         self.bar = Bar(*columns, console=self.console, disable=self.quiet)
 
     def __enter__(self) -> _Shown:

@@ -62,9 +62,7 @@ def _images(batch: Batch, row: int, attacked: Tensor, model: Model) -> dict[str,
     }  # fmt: skip
 
 
-def _told(
-    matrix: TransferMatrix, rank: str, source: str, sample: int, images: Mapping[str, Tensor]
-) -> dict[str, Any]:
+def _told(matrix: TransferMatrix, rank: str, source: str, sample: int, images: Mapping[str, Tensor]) -> dict[str, Any]:
     score = rows_where(matrix.scores, sample=sample, source=source, target=source)
     row = rows_where(matrix.attacks, sample=sample, source=source)
     clean = images["clean"][None]

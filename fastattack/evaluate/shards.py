@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..files import write_atomic
 from .measure import Measured
-from .table import Table, read_parquet, write_parquet
+from .table import read_parquet, write_parquet
 
 _ENDINGS = ("attacked.safetensors", "attacks.parquet", "scores.parquet")  # in the order in which they are written
 

@@ -187,4 +187,3 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: wanted a number such as 5/255, got {value!r}")
     return float(value)
-

@@ -85,4 +85,3 @@ def _way_out(path: Path) -> str:
 def shapes(model: nn.Module) -> dict[str, Any]:
     """Name -> shape and type of each tensor of a model."""
     return {k: f"{tuple(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in model.state_dict().items()}
-
