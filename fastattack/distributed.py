@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 _TICK = 0.5  # seconds between signs of life
@@ -26,8 +27,8 @@ class Team(AbstractContextManager["Team"]):
     """The processes of this job, as `torchrun` (or RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) says; alone without.
 
     ``with Team() as team: ...``. Work is handed out by ``team.rank`` and ``team.size``; small Python objects go through
-    `gather` and `tell` (gloo on the CPU; nccl stands ready for tensors on GPUs). Every process ticks in the job's store, so
-    that one that stops without a word is noticed after ``patience`` seconds, whatever launched it.
+    `gather` and `tell` (gloo on the CPU; nccl stands ready for tensors on GPUs). Each process ticks in the job's store:
+    one that stops without a word is noticed after ``patience`` seconds, whatever launched it.
 
     Attributes:
         rank, size: 0 <= rank < size.
@@ -53,10 +54,10 @@ class Team(AbstractContextManager["Team"]):
 
     def __enter__(self) -> Team:
         if self.size > 1:
-            self._store: dist.Store = next(iter(rendezvous("env://")))[0]
+            self._store: Any = next(iter(rendezvous("env://")))[0]
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(
-                backend, store=dist.PrefixStore("group", self._store), rank=self.rank, world_size=self.size,
+                backend, store=PrefixStore("group", self._store), rank=self.rank, world_size=self.size,
                 timeout=timedelta(seconds=max(self.patience, 30.0)),
             )  # fmt: skip
             threading.Thread(target=self._tick, daemon=True).start()
@@ -102,7 +103,7 @@ class Team(AbstractContextManager["Team"]):
         return values[0]
 
     def first(self, work: Callable[[], Any]) -> Any:
-        """What ``work`` gives in rank 0, which alone does it, in every process; the others wait for as long as it takes."""
+        """What ``work`` gives in rank 0, which alone does it, in every process; the others wait."""
         return self.tell(work() if self.rank == 0 else None)
 
     def check(self) -> None:

@@ -38,7 +38,8 @@ def compare(
         table.add_row(
             "-" if row.eps is None else f"{row.eps * 255:.3g}/255", row.source or "not attacked", row.target,
             str(row.images), f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.3f}",
-            f"{row.low:+.3f} .. {row.high:+.3f}", f"{row.p:.2g}", f"{row.p_holm:.2g}" + (" *" if row.p_holm < 1 - confidence else ""),
+            f"{row.low:+.3f} .. {row.high:+.3f}", f"{row.p:.2g}",
+            f"{row.p_holm:.2g}" + (" *" if row.p_holm < 1 - confidence else ""),
         )  # fmt: skip
     console.print(table)
     for name, only in (("A", found.only_a), ("B", found.only_b)):

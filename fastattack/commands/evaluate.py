@@ -69,9 +69,9 @@ def evaluate(
     Run it under torchrun to share the work: torchrun --nproc-per-node 2 -m fastattack evaluate ...
     """
     given = {
-        "models": models, "targets": targets, "data": data, "sigma": sigma, "attack": attack, "eps": eps, "steps": steps,
-        "step": step, "norm": norm, "preserve_noise": preserve_noise, "restarts": restarts, "seed": seed,
-        "max_batch": max_batch, "crop": crop, "limit": limit, "quality": [] if quality == ["none"] else quality,
+        "models": models, "targets": targets, "data": data, "sigma": sigma, "attack": attack, "eps": eps,
+        "steps": steps, "step": step, "norm": norm, "preserve_noise": preserve_noise, "restarts": restarts,
+        "seed": seed, "max_batch": max_batch, "crop": crop, "limit": limit, "quality": [] if quality == ["none"] else quality,
         "lpips_weights": lpips_weights, "shared_db": shared_db, "confidence": confidence, "draws": draws,
         "save_attacked": save_attacked, "precision": precision, "backend": backend,
     }  # fmt: skip
@@ -133,7 +133,8 @@ class _Shown:
 def _tell(results: dict[str, Any], out: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     for matrix in results["matrices"]:
-        title = f"PSNR lost in dB, eps {matrix['eps'] * 255:.3g}/255, {matrix['images']} images: crafted on (down), restored by"
+        eps = f"eps {matrix['eps'] * 255:.3g}/255"
+        title = f"PSNR lost in dB, {eps}, {matrix['images']} images: crafted on (down), restored by"
         table = Table("", *matrix["targets"], title=title)
         for source, row in zip(matrix["sources"], matrix["drop"]["mean"], strict=True):
             table.add_row(source, *("failed" if drop is None else f"{drop:.2f}" for drop in row))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import click
+from typing import Any
+
 from typer.core import TyperCommand
 
 
 class ManyValues(TyperCommand):
     """A command whose repeatable options may also be given once, with all their values behind them."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """``--eps a b`` becomes ``--eps a --eps b``."""
         many = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
         spread: list[str] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def _by_key(scores: Table) -> dict[Key, Images]:
 
 def _difference(key: Key, pair: Array, bootstrap: Bootstrap, permutations: int) -> Difference:
     try:
-        from scipy import stats  # type: ignore[import-untyped]
+        from scipy import stats
     except ImportError as error:
         raise RuntimeError(f"compare: wanted SciPy ({error}); pip install 'fastattack[evaluate]'") from error
     change = pair[:, 1] - pair[:, 0]
@@ -126,8 +126,11 @@ def _difference(key: Key, pair: Array, bootstrap: Bootstrap, permutations: int) 
             (change,), lambda x, axis: x.mean(axis), permutation_type="samples", vectorized=True,
             n_resamples=permutations, random_state=np.random.default_rng(bootstrap.seed),
         ).pvalue)  # fmt: skip
-    ends = float(mean.low), float(mean.high)
-    return Difference(*key, len(pair), *pair.mean(0).tolist(), float(mean.value), *ends, p)
+    eps, source, target = key
+    return Difference(
+        eps=eps, source=source, target=target, images=len(pair), a=float(pair[:, 0].mean()), b=float(pair[:, 1].mean()),
+        difference=float(mean.value), low=float(mean.low), high=float(mean.high), p=p,
+    )  # fmt: skip
 
 
 def _holm(rows: list[Difference]) -> list[Difference]:
@@ -137,7 +140,7 @@ def _holm(rows: list[Difference]) -> list[Difference]:
     for place, i in enumerate(order):
         worst = max(worst, min(1.0, (len(rows) - place) * rows[i].p))
         adjusted[i] = worst
-    return [Difference(**{**asdict(row), "p_holm": p}) for row, p in zip(rows, adjusted, strict=True)]
+    return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
 def _words(key: Key) -> str:

@@ -1,4 +1,4 @@
-"""The folder of `fastattack evaluate`. It grows in OUT.partial, which outlives a killed run, and becomes OUT when done."""
+"""The folder of `fastattack evaluate`: it grows as OUT.partial, which outlives a kill, and becomes OUT when done."""
 
 from __future__ import annotations
 

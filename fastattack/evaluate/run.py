@@ -29,7 +29,7 @@ from .table import Table, require_pyarrow, write_csv, write_parquet
 class Progress:
     """Said after each batch: ``done`` of ``images``, by all processes where they share a disk.
 
-    ``psnr``: (before, after) the strongest attack of each source on itself, in dB, mean over the batches of this process.
+    ``psnr``: (before, after) each source's attack on itself at the largest radius, dB; mean over this process's images.
     """
 
     done: int
@@ -52,7 +52,7 @@ def run_study(
 
     Args:
         team: the processes that share the work; each takes every ``size``-th batch. The numbers do not depend on them.
-        resume: go on with a run that was killed, or try again what failed in a finished one; begins where there is none.
+        resume: go on with a run that was killed, or try again what failed in a finished one, or begin.
         overwrite: begin anew where ``out`` is there; it stays until the new one is complete.
         skip_bad: leave out images that cannot be read, and list them.
         show: called after each batch of this process.
@@ -147,8 +147,9 @@ class _Run:
         found = matrices(study, scores, attacks, panel.sources, list(panel.opened), reasons)
         with folder.named():
             folder.clear()
+            versions = {"fastattack": __version__, "torch": torch.__version__, "kind": "evaluation"}
             results = {
-                "config": {"fastattack": __version__, "torch": torch.__version__, "kind": "evaluation", **study.as_dict()},
+                "config": {**versions, **study.as_dict()},
                 "summary": {
                     "images": len(self.pictures.good), "seconds": seconds, "channels": panel.channels,
                     "complete": not failed, "processes": self.team.size,

@@ -24,7 +24,7 @@ QUALITIES = ("ssim", "lpips")
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Models, data, attacks and how they are counted. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale.
+    """Models, data, attacks and how to count. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale.
 
     Attributes:
         models: what to attack and to score: ``[label=]kind[:source]``, see `fastattack.models.spec`.
@@ -146,7 +146,7 @@ def study_file(path: Path) -> dict[str, Any]:
         ValueError: no YAML, or not a mapping; names the file.
     """
     try:
-        import yaml  # type: ignore[import-untyped]
+        import yaml
     except ImportError as error:
         raise RuntimeError(f"config: wanted PyYAML ({error}); pip install 'fastattack[evaluate]'") from error
     if not path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,8 @@ def transfer_matrix(
 
     Args:
         models: restorers, called as model(y); a mapping keeps its names, a sequence gives "0", "1", ...
-        data: (noisy, clean), both (B, C, H, W) with a nominal range [0, 1], or batches of such pairs (a DataLoader). The
-            batches may differ in size. Samples are numbered in the order in which they come.
+        data: (noisy, clean), both (B, C, H, W) with a nominal range [0, 1], or batches of such pairs (a DataLoader),
+            which may differ in size. Samples are numbered in the order in which they come.
         attack: makes the attack of one model: ``lambda m: fa.DenoisingPGD(m, eps=5/255)``.
         targets: further models that are not attacked: black boxes, anything that maps an image to an image.
         sigma: standard deviation of the noise on the scale of the images, for the typicality in ``attacks``.
@@ -99,7 +100,7 @@ def robustness_curve(
         TypeError, ValueError: as for `transfer_matrix`; radii that do not rise.
     """
     radii = [float(e) for e in eps]
-    if not radii or radii[0] <= 0 or any(a >= b for a, b in zip(radii, radii[1:], strict=False)):
+    if not radii or radii[0] <= 0 or any(a >= b for a, b in pairwise(radii)):
         raise ValueError(f"eps: wanted radii > 0 that rise, got {list(eps)}")
     crafts: list[Craft] = [lambda m, e=e: attack(m, e) for e in radii]  # type: ignore[misc]
     (sources, targets), (scores, attacks, _) = _measure_all(models, None, data, crafts, sigma, None, False)
@@ -149,10 +150,10 @@ def _further(targets: Models, sources: dict[str, Model]) -> dict[str, Model]:
 
 
 def _batches(data: Data) -> Iterator[Batch]:
-    whole = isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(t, Tensor) for t in data)
     count = 0
-    for pair in [data] if whole else data:
-        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)):
+    pairs: Iterable[Any] = [data] if _is_pair(data) else data
+    for pair in pairs:
+        if not _is_pair(pair):
             raise TypeError(f"data: wanted (noisy, clean), or batches of such pairs, got {type(pair).__name__}")
         noisy, clean = pair
         if noisy.dim() != 4 or noisy.shape != clean.shape or not len(noisy):
@@ -163,3 +164,7 @@ def _batches(data: Data) -> Iterator[Batch]:
         ids = tuple(range(count, count + len(noisy)))
         count += len(noisy)
         yield Batch(ids, tuple(map(str, ids)), clean, noisy)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(t, Tensor) for t in value)
