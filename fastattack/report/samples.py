@@ -12,6 +12,7 @@ from torch import Tensor
 from ..files import write_atomic
 from ..images import save_png
 from ..typical import SpectrumFit
+from .extras import require
 from .folder import OutputFolder
 
 KINDS = {
@@ -74,12 +75,7 @@ def summarise(rows: list[SampleRow]) -> dict[str, dict[str, float]]:
 
 def require_matplotlib() -> None:
     """Raises RuntimeError where the plots' library is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise RuntimeError(
-            f"plot: wanted matplotlib, which is not here ({error}); pip install 'fastattack[plot]'"
-        ) from error
+    require("matplotlib.figure", what="plot", extra="plot")
 
 
 def plot_typicality(path: str | Path, rows: list[SampleRow]) -> None:
