@@ -71,8 +71,8 @@ def evaluate(
     given = {
         "models": models, "targets": targets, "data": data, "sigma": sigma, "attack": attack, "eps": eps,
         "steps": steps, "step": step, "norm": norm, "preserve_noise": preserve_noise, "restarts": restarts,
-        "seed": seed, "max_batch": max_batch, "crop": crop, "limit": limit, "quality": [] if quality == ["none"] else quality,
-        "lpips_weights": lpips_weights, "shared_db": shared_db, "confidence": confidence, "draws": draws,
+        "seed": seed, "max_batch": max_batch, "crop": crop, "limit": limit,
+        "quality": [] if quality == ["none"] else quality, "lpips_weights": lpips_weights, "shared_db": shared_db, "confidence": confidence, "draws": draws,
         "save_attacked": save_attacked, "precision": precision, "backend": backend,
     }  # fmt: skip
     from ..distributed import Team
