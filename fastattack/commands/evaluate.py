@@ -16,7 +16,7 @@ from rich.table import Table
 from .common import device_name, device_of
 
 if TYPE_CHECKING:
-    from ..distributed import Team
+    from ..distributed import RankError, Team
     from ..evaluate.run import Progress
 
 _OPTION = typer.Option
@@ -75,7 +75,7 @@ def evaluate(
         "quality": [] if quality == ["none"] else quality, "lpips_weights": lpips_weights, "shared_db": shared_db, "confidence": confidence, "draws": draws,
         "save_attacked": save_attacked, "precision": precision, "backend": backend,
     }  # fmt: skip
-    from ..distributed import Team
+    from ..distributed import RankError, Team
     from ..evaluate.run import run_study
     from ..evaluate.study import study_file, study_from
 
@@ -83,13 +83,14 @@ def evaluate(
     study = study_from(options | {k: v for k, v in given.items() if v is not None})
     if resume and overwrite:
         raise ValueError("resume: wanted not together with --overwrite")
-    with Team(patience=patience) as team:
-        where = device_of(_device(device, team))
-        with _Shown(team) as shown:
+    try:
+        with Team(patience=patience) as team, _Shown(team) as shown:
             results = run_study(
-                study, out=out, device=where, team=team, resume=resume, overwrite=overwrite, skip_bad=skip_bad,
-                show=shown.show,
+                study, out=out, device=device_of(_device(device, team)), team=team, resume=resume, overwrite=overwrite,
+                skip_bad=skip_bad, show=shown.show,
             )  # fmt: skip
+    except RankError as error:
+        raise RankError(f"{error}; what is done is kept: go on with --resume") from error
     if team.rank == 0:
         _tell(results, out)
     if any(model["failed"] for model in results["models"].values()):

@@ -45,7 +45,7 @@ class OutputFolder:
                 raise FileExistsError(f"out: {out} holds more than a fastattack {self.kind}; name another folder")
             if not overwrite:
                 raise FileExistsError(
-                    f"out: {out} holds a {self.kind} already; pass --overwrite or name another folder"
+                    f"out: {out} holds a fastattack {self.kind} already; pass --overwrite or name another folder"
                 )
 
     def __enter__(self: Folder) -> Folder:
