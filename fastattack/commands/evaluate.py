@@ -136,7 +136,8 @@ def _tell(results: dict[str, Any], out: Path) -> None:
     for matrix in results["matrices"]:
         eps = f"eps {matrix['eps'] * 255:.3g}/255"
         title = f"PSNR lost in dB, {eps}, {matrix['images']} images: crafted on (down), restored by"
-        table = Table("", *matrix["targets"], title=title)
+        console.print(title, markup=False, highlight=False)
+        table = Table("", *matrix["targets"])
         for source, row in zip(matrix["sources"], matrix["drop"]["mean"], strict=True):
             table.add_row(source, *("failed" if drop is None else f"{drop:.2f}" for drop in row))
         console.print(table)
