@@ -1,8 +1,16 @@
-"""Image quality per sample, in float64: mean squared error and PSNR. Nothing is clipped here."""
+"""Image quality per sample, as float64: mean squared error, PSNR, SSIM and LPIPS. Nothing is clipped here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
 from torch import Tensor
+
+_WINDOW = 11  # of SSIM, pixels
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
@@ -39,6 +47,92 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     Raises:
         ValueError: shapes as for `mse`, or a data range that is not positive.
     """
+    _check_range(data_range)
+    return 10 * (data_range**2 / mse(a, b)).log10()
+
+
+def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
+    """Structural similarity of each sample (Wang et al., IEEE TIP 2004), by torchmetrics in float64.
+
+    A Gaussian window of 11 x 11 and sigma 1.5, K1 = 0.01, K2 = 0.03, biased variances; the mean over channels and over
+    the windows that lie inside the image, as in the paper. So it equals skimage.metrics.structural_similarity(
+    gaussian_weights=True, sigma=1.5, use_sample_covariance=False); torchmetrics' own mean counts reflected borders too.
+
+    Args:
+        a: images [B, C, H, W], any floating dtype, H and W at least 11; values outside the range count as they are.
+        b: images of the same shape.
+        data_range: distance from black to white, 1 for images in [0, 1].
+
+    Returns:
+        [B], float64, at most 1; 1 where the samples are equal.
+
+    Raises:
+        ValueError: shapes that differ, are not [B, C, H, W] or are smaller than a window; a data range that is not
+            positive.
+        RuntimeError: torchmetrics is not there or does not import.
+    """
+    _check_range(data_range)
+    _check_pair(a, b)
+    if min(a.shape[2:]) < _WINDOW:
+        raise ValueError(f"ssim: wanted images of {_WINDOW} x {_WINDOW} pixels at least, got shape {tuple(a.shape)}")
+    _, windows = _torchmetrics_ssim()(
+        a.double(), b.double(), data_range=float(data_range), reduction="none", return_full_image=True
+    )
+    rim = _WINDOW // 2
+    inside: Tensor = windows[..., rim:-rim, rim:-rim]
+    return inside.flatten(1).mean(1)
+
+
+def lpips(a: Tensor, b: Tensor, *, weights: str | Path, net: str | Callable[[Tensor], Any] = "alex") -> Tensor:
+    """LPIPS of each sample, version 0.1 (Zhang et al., arXiv 1801.03924): `fastattack.objectives.lpips` as a measure.
+
+    Network and weights are kept from one call to the next. No gradient passes.
+
+    Args:
+        a: images [B, 1 or 3, H, W] in [0, 1], large enough for the network.
+        b: images of the same shape.
+        weights: file of the published linear layers; none are packaged.
+        net: "alex" or "vgg" (torchvision's, with the weights that it fetches), or a callable, as for the objective.
+
+    Returns:
+        [B], float64; 0 where the samples are equal.
+
+    Raises:
+        ValueError, FileNotFoundError: images or weights of another kind.
+        RuntimeError: "alex" or "vgg" without torchvision.
+    """
+    _check_pair(a, b)
+    path = Path(weights)
+    changed = path.stat().st_mtime_ns if path.is_file() else 0  # another file of that name is read anew
+    with torch.no_grad():
+        return _lpips(path, changed, net)(a, b).double()
+
+
+@lru_cache(maxsize=2)
+def _lpips(weights: Path, _changed: int, net: str | Callable[[Tensor], Any]) -> Callable[[Tensor, Tensor], Tensor]:
+    from .objectives import lpips as objective
+
+    return objective(weights, net=net)
+
+
+def _torchmetrics_ssim() -> Callable[..., tuple[Tensor, Tensor]]:
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except (ImportError, RuntimeError) as error:  # it imports torchvision where that is; broken, that is a RuntimeError
+        raise RuntimeError(
+            f"ssim: needs torchmetrics, which does not import here ({error}); pip install 'fastattack[evaluate]'"
+        ) from error
+    found: Callable[..., tuple[Tensor, Tensor]] = structural_similarity_index_measure
+    return found
+
+
+def _check_range(data_range: float) -> None:
     if not data_range > 0:
         raise ValueError(f"data_range must be positive, got {data_range}")
-    return 10 * (data_range**2 / mse(a, b)).log10()
+
+
+def _check_pair(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: {tuple(a.shape)} and {tuple(b.shape)}")
+    if a.dim() != 4 or a[:1].numel() == 0:
+        raise ValueError(f"expected images [B, C, H, W], got shape {tuple(a.shape)}")

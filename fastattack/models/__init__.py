@@ -1,9 +1,28 @@
-"""Published denoisers as plain modules, and `load` for their weights. Images are float, nominal range [0, 1]."""
+"""Published denoisers as plain modules, `load` for their weights, and models as the command line names them.
 
+Images are float, nominal range [0, 1].
+"""
+
+from fastattack.models.deepinv import DeepinvDenoiser
 from fastattack.models.dncnn import DnCNN, initialise
 from fastattack.models.ecndnet import ECNDNet
 from fastattack.models.ffdnet import FFDNet
 from fastattack.models.loading import Denoiser, load
 from fastattack.models.n2n import N2NUNet
+from fastattack.models.spec import ModelSpec, OpenedModel, check_labels, open_model, parse_spec
 
-__all__ = ["Denoiser", "DnCNN", "ECNDNet", "FFDNet", "N2NUNet", "initialise", "load"]
+__all__ = [
+    "DeepinvDenoiser",
+    "Denoiser",
+    "DnCNN",
+    "ECNDNet",
+    "FFDNet",
+    "ModelSpec",
+    "N2NUNet",
+    "OpenedModel",
+    "check_labels",
+    "initialise",
+    "load",
+    "open_model",
+    "parse_spec",
+]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fastattack.models.deepinv import DeepinvDenoiser, load_deepinv
 from fastattack.models.dncnn import DnCNN
 from fastattack.models.ecndnet import ECNDNet
 from fastattack.models.ffdnet import FFDNet
 from fastattack.models.n2n import N2NUNet
 from fastattack.models.weights import State, official_weights, read_weights
 
-Denoiser = DnCNN | FFDNet | ECNDNet | N2NUNet
+Denoiser = DnCNN | FFDNet | ECNDNet | N2NUNet | DeepinvDenoiser
 
 EMBEDDED = "dncnn_small_gray_25.safetensors"
+DEEPINV = "deepinv:"
 
 
 class _Mismatch(ValueError):
@@ -38,29 +41,43 @@ def load(
     ``sigma`` (0-255 scale; None when blind or unknown).
 
     Args:
-        name: "dncnn", "ffdnet", "ecndnet", "n2n", or "embedded" (the small gray DnCNN for sigma 25 in this package).
+        name: "dncnn", "ffdnet", "ecndnet", "n2n", "embedded" (the small gray DnCNN for sigma 25 in this package), or
+            "deepinv:CLASS" for a denoiser of the package deepinv (extra "deepinv"), "deepinv:pnp-CLASS" for it in a
+            plug-and-play loop; these want sigma.
         channels: image channels that the checkpoint must have; None accepts what it has.
         sigma: noise level on the 0-255 scale of the literature (25, not 25/255). It selects the official file when
-            no weights are given, is the level that FFDNet assumes, and a label for the others. A file whose metadata
-            names its level must agree.
-        weights: a .safetensors, .pt or .pth file; None takes the official one (downloaded, checked and cached).
+            no weights are given, is the level that FFDNet and deepinv's assume, and a label for the others. A file
+            whose metadata names its level must agree.
+        weights: a .safetensors, .pt or .pth file; None takes the official one (downloaded, checked and cached;
+            deepinv fetches its own, unchecked).
         device: where to put it.
 
     Raises:
         ValueError: unknown name, weights of another architecture, or channels or sigma that do not fit.
         OSError: the file is missing or cannot be downloaded.
+        RuntimeError: deepinv is asked for and does not import.
     """
-    if name not in (*_BUILDERS, "embedded"):
-        raise ValueError(f"unknown model {name!r}, expected one of {', '.join((*_BUILDERS, 'embedded'))}")
+    known = (*_BUILDERS, "embedded", "deepinv:CLASS")
+    if name not in known[:-1] and not name.startswith(DEEPINV):
+        raise ValueError(f"unknown model {name!r}, expected one of {', '.join(known)}")
     if sigma is not None and not 0 <= sigma <= 255:
         raise ValueError(f"sigma must lie in [0, 255] (0-255 scale), got {sigma}")
+    if name.startswith(DEEPINV):
+        path = None if weights is None else Path(weights)
+        found = load_deepinv(name.removeprefix(DEEPINV), channels=channels, sigma=sigma, weights=path)
+        return found.to(device)
     if name == "embedded":
         if weights is not None:
             raise ValueError("the embedded model has its own weights; use load('dncnn', weights=...) for a file")
-        with resources.as_file(resources.files("fastattack") / "assets" / EMBEDDED) as path:
+        with embedded_file() as path:
             return _build("dncnn", path, channels, sigma).to(device)
     path = official_weights(name, channels, sigma) if weights is None else Path(weights)
     return _build(name, path, channels, sigma).to(device)
+
+
+def embedded_file() -> AbstractContextManager[Path]:
+    """Inside, the weights of the embedded model are a file."""
+    return resources.as_file(resources.files("fastattack") / "assets" / EMBEDDED)
 
 
 def _build(name: str, path: Path, channels: int | None, sigma: float | None) -> Denoiser:

@@ -82,7 +82,7 @@ def download(url: str, sha256: str, *, directory: Path | None = None, timeout: f
     """
     folder = cache_dir() if directory is None else directory
     target = folder / Path(urllib.parse.urlsplit(url).path).name
-    if target.is_file() and _sha256(target) == sha256.lower():
+    if target.is_file() and sha256_of(target) == sha256.lower():
         return target
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{target.name}.{secrets.token_hex(6)}.tmp"
@@ -113,8 +113,13 @@ def _fetch(url: str, path: Path, timeout: float) -> str:
     return digest.hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file of any size, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 18):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_weights(path: str | Path) -> tuple[State, dict[str, str]]:
