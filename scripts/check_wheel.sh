@@ -20,6 +20,8 @@ place = pathlib.Path(fa.__file__).parent
 assert place.parent.name == "site", place
 assert (source_root() / "include" / "fastattack" / "pgd_step.h").is_file(), source_root()
 assert source_root().is_relative_to(place), source_root()
+report = place / "report" / "templates"
+assert {path.name for path in report.iterdir()} == {"report.html.j2", "report.css", "report.js"}, report
 model = fa.models.load("embedded")
 clean = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
 noisy = clean + 25 / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))

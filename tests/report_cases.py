@@ -63,9 +63,9 @@ def build(
     }  # fmt: skip
 
 
-def _interval(mean: Any, width: float) -> dict[str, Any]:
+def _interval(mean: Any, width: float, *, most: float = math.inf) -> dict[str, Any]:
     mean = np.asarray(mean, dtype=float)
-    parts = {"mean": mean, "low": mean - width, "high": mean + width}
+    parts = {"mean": mean, "low": mean - width, "high": np.minimum(mean + width, most)}
     return {key: _null(value.tolist()) for key, value in parts.items()}
 
 
@@ -96,7 +96,7 @@ def _matrix(
         "psnr_before": _interval(before, 0.4), "psnr_after": _interval(before - drop, 0.45),
         "ssim_before": _interval(before / 36, 0.01), "ssim_after": _interval((before - drop) / 36, 0.012),
         "drop": _interval(drop, 0.12), "normalised": _interval(share, 0.05),
-        "similitude": _interval(similitude, 0.04), "shared": _interval(shared, 0.08),
+        "similitude": _interval(similitude, 0.04), "shared": _interval(shared, 0.08, most=1.0),
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .study import Estimate, Results, confidence, eps_label, estimate, failure, largest, number, own
+from .study import NBSP, Estimate, Results, confidence, eps_label, estimate, failure, largest, number, own
 
 
 def conclude(results: Results) -> list[str]:
@@ -48,7 +48,7 @@ def _from_to(matrix: dict[str, Any], name: str) -> str:
 
 
 def _db(value: Estimate) -> str:
-    return f"{number(value.mean, 2)} dB"
+    return f"{number(value.mean, 2)}{NBSP}dB"
 
 
 def _foreign(matrix: dict[str, Any], key: str, names: list[str]) -> dict[tuple[str, str], float]:
@@ -86,8 +86,8 @@ def _resistant(matrix: dict[str, Any]) -> list[str]:
         return []
     best, worst = min(costs, key=lambda n: costs[n]), max(costs, key=lambda n: costs[n])
     return [
-        f"Under attacks crafted on other models {best} loses least, {number(costs[best], 2)} dB on average, and {worst} "
-        f"most, {number(costs[worst], 2)} dB."
+        f"Under attacks crafted on other models {best} loses least, {number(costs[best], 2)}{NBSP}dB on average, and "
+        f"{worst} most, {number(costs[worst], 2)}{NBSP}dB."
     ]
 
 
@@ -96,8 +96,10 @@ def _shared(results: Results, matrix: dict[str, Any]) -> list[str]:
     if not rates:
         return []
     mean = sum(rates.values()) / len(rates)
-    limit = f"{float(results['config']['shared_db']):g} dB"
-    return [f"Two models share an adversarial sample (at least {limit} lost on both) on {_percent(mean)} of the images."]
+    limit = f"{float(results['config']['shared_db']):g}{NBSP}dB"
+    return [
+        f"Two models share an adversarial sample (at least {limit} lost on both) on {_percent(mean)} of the images."
+    ]
 
 
 def _typicality(rows: list[dict[str, Any]]) -> list[str]:
@@ -136,13 +138,15 @@ def _gain(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{number(100 * share, 0)} %"
+    return f"{number(100 * share, 0)}{NBSP}%"
 
 
 def warnings(results: Results) -> list[str]:
     """What is missing from the results."""
     broken = [name for name in results["models"] if failure(results, name)]
-    texts = [] if results["summary"]["complete"] else ["This run is not complete: the numbers are of a part of the images."]
+    texts = (
+        [] if results["summary"]["complete"] else ["This run is not complete: the numbers are of a part of the images."]
+    )
     if broken:
         texts.append(f"{len(broken)} of {len(results['models'])} models failed: {', '.join(broken)}.")
     if skipped := results["skipped"]:

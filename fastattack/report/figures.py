@@ -1,6 +1,6 @@
 """The figures of an evaluation: heatmaps, robustness curves, typicality, spectra; each as PNG and as SVG.
 
-Text and lines have one ink and the background one paper, so that the SVG inside report.html can follow its light and dark.
+Text and lines have one ink and the background one paper, so that the SVG inside report.html follows its light and dark.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8
 """Okabe and Ito's colours that are seen on white and on black; markers and dashes tell lines apart beside them."""
 MARKERS, DASHES = "os^DvPX*", ("-", "--", "-.", ":")
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "text.usetex": False,
+    "text.parse_math": False,
     "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.facecolor": "none", "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "axes.spines.top": False,
     "axes.spines.right": False, "axes.titlesize": 11, "axes.titlelocation": "left", "legend.frameon": False,
@@ -55,6 +56,7 @@ def write_figures(folder: Path, results: Results) -> dict[str, str]:
         with rc_context(STYLE):
             figure = draw()
             write_atomic(folder / f"{name}.png", partial(_save_png, figure))
+            figure.set_layout_engine("none")  # the PNG's layout stays: finding it is half the time
             svg = io.BytesIO()
             figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         write_atomic(folder / f"{name}.svg", svg.getvalue())
@@ -111,15 +113,16 @@ def heatmap(shown: Grid) -> Figure:
         for j, cell in enumerate(line):
             fill, ink = cell_colours(cell)
             axes.add_patch(Rectangle((j, i), 1, 1, facecolor=fill, edgecolor=PAPER, linewidth=2))
-            axes.text(j + 0.5, i + (0.4 if cell.interval else 0.5), cell.text, color=ink, ha="center", va="center")
-            axes.text(j + 0.5, i + 0.74, cell.interval, color=ink, ha="center", va="center", fontsize=6.5)
+            write = partial(axes.text, j + 0.5, color=ink, ha="center", va="center", in_layout=False)
+            write(i + (0.4 if cell.interval else 0.5), cell.text)
+            write(i + 0.74, cell.interval, fontsize=6.5)
     axes.set(xlim=(0, columns), ylim=(rows, 0))
-    labels = short_labels([*shown.rows, *shown.columns])
+    labels = shown.labels
     slanted = max(len(labels[name]) for name in shown.columns) > 9
     turn: dict[str, Any] = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if slanted else {}
     places = [k + 0.5 for k in range(max(rows, columns))]
-    axes.set_xticks(places[:columns], [labels[name] for name in shown.columns], parse_math=False, **turn)
-    axes.set_yticks(places[:rows], [labels[name] for name in shown.rows], parse_math=False)
+    axes.set_xticks(places[:columns], [labels[name] for name in shown.columns], **turn)
+    axes.set_yticks(places[:rows], [labels[name] for name in shown.rows])
     axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)
     unit = f", {shown.measure.unit}" if shown.measure.unit else ""
@@ -151,9 +154,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         columns = 2 if max(map(len, labels)) > 14 else 4
-        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
 
 
 def _eps_axis(axes: Axes, values: list[float]) -> None:
@@ -232,6 +233,7 @@ def spectrum(results: Results, eps: float) -> Figure:
             drawn.set_label(f" {labels[row['source']]}")
     axes.axhline(1, color=INK, alpha=0.5, linewidth=1, linestyle=":", label="white noise")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(axis="y", color=INK, alpha=0.12)
     axes.set(xlabel="spatial frequency, cycles per pixel", ylabel="power relative to white noise")
     axes.set_title(f"ε = {eps_label(eps)}")

@@ -16,7 +16,7 @@ from . import study
 from .conclusions import conclude, warnings
 from .extras import require
 from .figures import figure_name, write_figures
-from .study import MEASURES, QUALITY, Cell, Estimate, Measure, Results, estimate, grid, quality
+from .study import MEASURES, NBSP, QUALITY, Cell, Estimate, Measure, Results, estimate, grid, quality
 
 PICTURES = {
     "clean": "Clean",
@@ -36,7 +36,9 @@ STATISTICS = (
     Measure("gain", "Gain", "‖D(y + δ) − D(y)‖ / ‖δ‖."),
     Measure("linf", "‖δ‖∞ · 255", "Largest pixel of the perturbation, on the 0-255 scale.", factor=255.0),
     Measure("l2", "‖δ‖₂", "Length of the perturbation, [0, 1] scale."),
-    Measure("mean_shift", "Mean shift", "How far the mean of the noise moved, [0, 1] scale.", digits=5),
+    Measure(
+        "mean_shift", "Shift · 255", "How far the mean of the noise moved, on the 0-255 scale.", digits=3, factor=255.0
+    ),
     Measure("norm_ratio", "‖n + δ‖ / ‖n‖", "How the length of the noise changed.", digits=4),
     Measure("steps_used", "Steps", "Steps until the best was found.", digits=1),
 )
@@ -83,7 +85,7 @@ def _render(results: Results, examples: dict[str, list[dict[str, Any]]], figures
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(eps=study.eps_label, plain=_plain)
+    environment.filters.update(eps=study.eps_label, plain=_plain, grouped=_grouped)
 
     def own(name: str) -> Markup:
         """The package's own text: the only thing beside the figures that is not escaped."""
@@ -100,6 +102,7 @@ def _render(results: Results, examples: dict[str, list[dict[str, Any]]], figures
         facts=_facts(results),
         confidence=study.confidence(results),
         measures=_measures(results, figures),
+        wide=any(len(matrix["targets"]) > 4 for matrix in results["matrices"]),
         all_eps=[matrix["eps"] for matrix in results["matrices"]],
         chosen=(study.largest(results) or {"eps": None})["eps"],
         plots={name: Markup(figure) for name, figure in figures.items() if name in ("robustness", "typicality")},
@@ -123,13 +126,18 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     sources = sum(model["role"] == "source" for model in results["models"].values())
     others = len(results["models"]) - sources
     return [
-        ("Images", f"{summary['images']:,}".replace(",", " ")),
+        ("Images", _grouped(summary["images"])),
         ("Models", f"{sources} attacked" + (f", {others} more as target{'s' * (others > 1)}" if others else "")),
         ("Attack", f"{config['attack']}, {_plain(config['steps'])} steps"),
         ("ε", ", ".join(study.eps_label(eps) for eps in config["eps"]) + f" ({config['norm']})"),
         ("Noise", f"σ = {_plain(config['sigma'])}" + (", kept by the attack" if config["preserve_noise"] else "")),
         ("Time", _duration(float(summary["seconds"]))),
     ]
+
+
+def _grouped(count: int) -> str:
+    """1 234 567"""
+    return f"{count:,}".replace(",", "\u202f")
 
 
 def _duration(seconds: float) -> str:
@@ -186,9 +194,7 @@ def _examples(out: Path, results: Results) -> dict[str, list[dict[str, Any]]]:
     """Source -> its examples, with their pictures."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for example in results["examples"]:
-        pictures = [
-            _picture(out / example["files"][key], key, label, example) for key, label in PICTURES.items()
-        ]
+        pictures = [_picture(out / example["files"][key], key, label, example) for key, label in PICTURES.items()]
         grouped.setdefault(example["source"], []).append({**example, "pictures": pictures})
     return grouped
 
@@ -206,6 +212,6 @@ def _detail(key: str, psnr: dict[str, float | None]) -> str:
     """What stands beside a picture's label."""
     if key == "perturbation":
         before, after = psnr["restored"], psnr["restored_attacked"]
-        return "" if before is None or after is None else f"costs {study.number(before - after, 2)} dB"
+        return "" if before is None or after is None else f"costs {study.number(before - after, 2)}{NBSP}dB"
     value = psnr.get(key)
-    return "" if value is None or not math.isfinite(value) else f"{study.number(value, 2)} dB"
+    return "" if value is None or not math.isfinite(value) else f"{study.number(value, 2)}{NBSP}dB"

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+NBSP = "\u00a0"
+
 Results = dict[str, Any]
 """What results.json holds."""
 
@@ -66,7 +68,7 @@ class Measure:
 
 MEASURES = (
     Measure(
-        "drop", "Transfer", "What the attack crafted on the row's model costs the column's model.", "dB",
+        "drop", "Drop in PSNR", "What the attack crafted on the row's model costs the column's model.", "dB",
         floor=0.5, ceiling=math.inf,
     ),
     Measure(
@@ -115,6 +117,11 @@ class Grid:
     cells: list[list[Cell]]
     before: list[Cell] | None = None
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """Name -> what stands beside the cells: long names without their middle, still each another."""
+        return short_labels(list(dict.fromkeys([*self.rows, *self.columns])))
+
 
 def grid(results: Results, matrix: dict[str, Any], measure: Measure) -> Grid:
     """The matrix of ``measure`` at one eps."""
@@ -159,7 +166,7 @@ def _cell(
         failed = [name for name in names if failure(results, name)]
         why = f"{failed[0]} failed: {failure(results, failed[0])}" if failed else "not defined"
         return Cell(None, 0.0, "failed" if failed else "–", "", f"{what}: {why}")
-    unit = f" {measure.unit}" if measure.unit else ""
+    unit = f"{NBSP}{measure.unit}" if measure.unit else ""
     interval = "" if value.low is None else f"{measure.text(value.low)} to {measure.text(value.high)}"
     inside = f" ({confidence(results)} interval {interval})" if interval else ""
     shade = max(-1.0, min(1.0, value.mean / limit)) if limit else 0.0
@@ -174,8 +181,8 @@ def failure(results: Results, name: str) -> str | None:
 
 
 def confidence(results: Results) -> str:
-    """As in "95 %"."""
-    return f"{100 * float(results['config']['confidence']):g} %"
+    """As in "95 %", which stays on one line."""
+    return f"{100 * float(results['config']['confidence']):g}{NBSP}%"
 
 
 def number(value: float, digits: int) -> str:

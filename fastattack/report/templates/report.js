@@ -111,7 +111,7 @@
     let fit = 1;
 
     const show = (next, u = 0.5, v = 0.5) => {
-      scale = clamp(next, Math.min(fit, 1), 32);
+      scale = clamp(next, Math.min(fit, 1), 64);
       image.style.width = image.naturalWidth * scale + "px";
       dialog.querySelector("output").textContent = Number(scale.toFixed(2)) + "×";
       pane.scrollLeft = u * image.offsetWidth - pane.clientWidth / 2;
