@@ -16,7 +16,7 @@ from rich.table import Table
 from .common import device_name, device_of
 
 if TYPE_CHECKING:
-    from ..distributed import RankError, Team
+    from ..distributed import Team
     from ..evaluate.run import Progress
 
 _OPTION = typer.Option
@@ -72,8 +72,8 @@ def evaluate(
         "models": models, "targets": targets, "data": data, "sigma": sigma, "attack": attack, "eps": eps,
         "steps": steps, "step": step, "norm": norm, "preserve_noise": preserve_noise, "restarts": restarts,
         "seed": seed, "max_batch": max_batch, "crop": crop, "limit": limit,
-        "quality": [] if quality == ["none"] else quality, "lpips_weights": lpips_weights, "shared_db": shared_db, "confidence": confidence, "draws": draws,
-        "save_attacked": save_attacked, "precision": precision, "backend": backend,
+        "quality": [] if quality == ["none"] else quality, "lpips_weights": lpips_weights, "shared_db": shared_db,
+        "confidence": confidence, "draws": draws, "save_attacked": save_attacked, "precision": precision, "backend": backend,
     }  # fmt: skip
     from ..distributed import RankError, Team
     from ..evaluate.run import run_study

@@ -89,7 +89,7 @@ def qualities(study: Study) -> Quality:
     """
     found: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(PSNR)
     for name in study.quality:
-        found[name] = metrics.ssim if name == "ssim" else partial(metrics.lpips, weights=study.lpips_weights)
+        found[name] = metrics.ssim if name == "ssim" else partial(metrics.lpips, weights=study.lpips_weights or "")
     probe = torch.zeros(1, 1, 64, 64)
     for measure in found.values():
         measure(probe, probe)

@@ -166,7 +166,8 @@ def open_model(
 
     Args:
         spec: from `parse_spec`.
-        sigma: noise level on the 0-255 scale, for the models that want one; None when unknown.
+        sigma: noise level on the 0-255 scale, for the models that want one (ffdnet, deepinv, bm3d, a user's); None when
+            unknown. Models trained for one level are opened whatever it is: how they do at another is worth measuring.
         channels: image channels that it must have; None accepts what it has.
         device: where to put it.
 
@@ -209,10 +210,11 @@ def _build(
     spec: ModelSpec, path: Path | None, sigma: float | None, channels: int | None, device: torch.device
 ) -> Model:
     if spec.kind == "embedded":
-        return load("embedded", channels=channels, sigma=sigma, device=device)
+        return load("embedded", channels=channels, device=device)
     if spec.kind in (*_PUBLISHED, "deepinv"):
         name = spec.kind if spec.name is None else f"deepinv:{spec.name}"
-        return load(name, channels=channels, sigma=sigma, weights=path, device=device)
+        told = sigma if spec.kind in ("ffdnet", "deepinv") else None  # the others have learnt theirs, whatever it is
+        return load(name, channels=channels, sigma=told, weights=path, device=device)
     if spec.kind == "bm3d":
         from fastattack.models.bm3d import BM3D
 
