@@ -73,7 +73,8 @@ def evaluate(
         "steps": steps, "step": step, "norm": norm, "preserve_noise": preserve_noise, "restarts": restarts,
         "seed": seed, "max_batch": max_batch, "crop": crop, "limit": limit,
         "quality": [] if quality == ["none"] else quality, "lpips_weights": lpips_weights, "shared_db": shared_db,
-        "confidence": confidence, "draws": draws, "save_attacked": save_attacked, "precision": precision, "backend": backend,
+        "confidence": confidence, "draws": draws, "save_attacked": save_attacked, "precision": precision,
+        "backend": backend,
     }  # fmt: skip
     from ..distributed import RankError, Team
     from ..evaluate.run import run_study
