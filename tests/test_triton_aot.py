@@ -25,6 +25,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PARTS = 2  # processes that share the work
 STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "project_sums", "project_l2"} | {
     "preserve_moments", "preserve_round", "preserve_linf", "preserve_l2", "noise_sums", "start_linf", "start_l2",
+    "distance_sums",
     "largest",
     "accumulate",
     "momentum_magnitudes",
@@ -35,7 +36,7 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
     "l1_sums", "l1_round", "l1_apply", "l1_count", "l1_move",
 }  # fmt: skip
 STREAMING |= {"apgd_step_linf", "apgd_step_sums", "apgd_step_measure", "apgd_step_l2"}
-KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
+KERNELS = STREAMING | {"noise_finish", "distance_finish", "start_squares", "typical_sums", "typical_write"}
 # Nothing here divides, so machine code has no FFMA either.
 UNFUSED = (
     "pgd_step_linf",
@@ -95,6 +96,7 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.quantise(x, x, mask, "l2", number, 16, (0.0, 1.0))
     ops.l1_step(x, x, x, mask, number, number, number, (0.0, 1.0))  # and l1_project
     ops.noise_stats(x, number, number)
+    ops.distances(x, x)
     ops.accumulate(x, x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)
     ops.typical_noise(x, None, number, float("nan"), number, 7, ids)
