@@ -76,6 +76,19 @@ def stats(noise: Tensor, sigma: float) -> tuple[Tensor, ...]:
     )  # fmt: skip
 
 
+def distances(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    d = (a - b).flatten(1)
+    return (d * d).mean(1), d.abs().sum(1), torch.linalg.vector_norm(d, dim=1), d.abs().amax(1)
+
+
+def distances_by_norms(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """As `distances`, with the mean squared error from the norm and no second square."""
+    d = (a - b).flatten(1)
+    l2 = torch.linalg.vector_norm(d, dim=1)
+    norm = torch.linalg.vector_norm
+    return l2 * l2 / d.shape[1], norm(d, 1, dim=1), l2, norm(d, float("inf"), dim=1)
+
+
 def recentre(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: int = 4) -> Tensor:
     """What a user writes for preserve_noise_: recentre, rescale, clip, and again; it does not reach the tolerances."""
     n, t = origin - clean, adv - clean

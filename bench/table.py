@@ -85,6 +85,19 @@ def stats_ways(x: Inputs) -> dict[str, Callable[[], object]]:
     return ways
 
 
+def distance_ways(x: Inputs) -> dict[str, Callable[[], object]]:
+    want = torch.stack(plain.distances(x.adv[:1].double(), x.clean[:1].double()))
+    ways: dict[str, Callable[[], object]] = {"ours": lambda: ops.distances(x.adv, x.clean)}
+    for name, function in {"": plain.distances, ", by norms": plain.distances_by_norms}.items():
+        fast = torch.compile(function, dynamic=False)
+        ways[f"eager{name}"] = lambda function=function: function(x.adv, x.clean)  # type: ignore[misc]
+        ways[f"compiled{name}"] = lambda fast=fast: fast(x.adv, x.clean)  # type: ignore[misc]
+    for name, function in ways.items():
+        got = torch.stack(list(function()))[:, :1].double()  # type: ignore[call-overload]
+        assert torch.allclose(got, want, rtol=1e-4), name
+    return ways
+
+
 def noise_ways(x: Inputs, gap: float | None) -> dict[str, Callable[[], object]]:
     """Noise added to images; ``gap`` None: plain Gaussian noise, else on its shell."""
     sigma = 0.1
@@ -132,6 +145,8 @@ def main() -> None:
             rows.append(row(f"pgd_step_ {norm} {size}", times, streams, x))
         x = inputs(size)
         rows.append(row(f"noise_stats {size}", interleaved(stats_ways(x) | {"triad": ceiling(x)}, repeat), 1, x))
+        times = interleaved(distance_ways(x) | {"triad": ceiling(x)}, repeat)
+        rows.append(row(f"distances {size}", times, 2, x))
         for label, gap in (("shell", 0.02), ("plain", None)):
             x = inputs(size)
             times = interleaved(noise_ways(x, gap) | {"triad": ceiling(x)}, repeat)

@@ -64,6 +64,16 @@ def noise_stats(
     mean_values: int,
     threads: int,
 ) -> None: ...
+def distances(
+    a: int,
+    b: int,
+    out: int,
+    batch: int,
+    count: int,
+    walk: tuple[object, ...] | None,
+    dtype: int,
+    threads: int,
+) -> None: ...
 def random_start(
     adv: int,
     origin: int,

@@ -3,6 +3,7 @@
 from .accumulate import accumulate
 from .apgd_step import apgd_step_l2, apgd_step_linf, apgd_step_measure, apgd_step_sums
 from .common import BLOCK, MAX_TILES, largest
+from .distances import DISTANCE_SUMS, distance_finish, distance_sums
 from .l1_project import L1_FIRST, L1_ROUNDS, L1_STATE, L1_SUMS, l1_apply, l1_round, l1_sums
 from .l1_step import RADIX, l1_count, l1_move
 from .momentum_step import momentum_linf, momentum_magnitudes, momentum_sums
@@ -17,6 +18,7 @@ from .zero_mean_step import ZERO_MEAN_SUMS, zero_mean_move, zero_mean_sums
 
 __all__ = [
     "BLOCK",
+    "DISTANCE_SUMS",
     "L1_FIRST",
     "L1_ROUNDS",
     "L1_STATE",
@@ -33,6 +35,8 @@ __all__ = [
     "apgd_step_linf",
     "apgd_step_measure",
     "apgd_step_sums",
+    "distance_finish",
+    "distance_sums",
     "l1_apply",
     "l1_count",
     "l1_move",

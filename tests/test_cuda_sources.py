@@ -177,7 +177,7 @@ def results(backend: Backend) -> list[torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     clean, noise, move, grad = (torch.randn(2, 3, 61, 67, generator=draw) for _ in range(4))
     origin, bounds = clean + 0.1 * noise, (-10.0, 10.0)
-    out = [backend.noise_stats(noise, 1.0, 0.0)]
+    out = [backend.noise_stats(noise, 1.0, 0.0), backend.distances(origin, clean)]
     for norm in ("linf", "l2"):
         advs = [origin + 0.05 * move for _ in range(4)]
         backend.pgd_step(advs[0], grad, origin, None, norm, 0.06, 0.01, bounds)

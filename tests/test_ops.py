@@ -204,6 +204,7 @@ def test_the_custom_ops_pass_torchs_own_checks():
         test_utils=checks,
     )  # fmt: skip
     torch.library.opcheck(op.preserve_noise_, (adv, X, grad, "linf", 0.1, None, "auto"), test_utils=checks)
+    torch.library.opcheck(op.distances, (X, grad, "auto"), test_utils=checks)
     torch.library.opcheck(op.noise_stats, (X, 0.1, None, 0.0, None, "auto"), test_utils=checks)
     torch.library.opcheck(
         op.random_start_, (adv, X, "linf", 0.1, None, None, None, "7", None, "auto"), test_utils=checks

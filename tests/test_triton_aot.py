@@ -25,6 +25,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PARTS = 2  # processes that share the work
 STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "project_sums", "project_l2"} | {
     "preserve_moments", "preserve_round", "preserve_linf", "preserve_l2", "noise_sums", "start_linf", "start_l2",
+    "distance_sums",
     "largest",
     "accumulate",
     "momentum_magnitudes",
@@ -35,7 +36,7 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
     "l1_sums", "l1_round", "l1_apply", "l1_count", "l1_move",
 }  # fmt: skip
 STREAMING |= {"apgd_step_linf", "apgd_step_sums", "apgd_step_measure", "apgd_step_l2"}
-KERNELS = STREAMING | {"noise_finish", "start_squares", "typical_sums", "typical_write"}
+KERNELS = STREAMING | {"noise_finish", "distance_finish", "start_squares", "typical_sums", "typical_write"}
 # Nothing here divides, so machine code has no FFMA either.
 UNFUSED = (
     "pgd_step_linf",
@@ -65,6 +66,7 @@ def launches() -> Iterator[tuple[str, Any, tuple[Any, ...], dict[str, Any], tupl
 
     triton.runtime.jit.JITFunction.run = record
     torch.cuda.is_available = lambda: True
+    torch.empty = torch.zeros  # nothing runs: what lies in new memory must not look like a round that was the last
     ops = backend.load()
     for dtype in DTYPES:
         everything = ARCHITECTURES if dtype is torch.float32 else (90,)
@@ -94,6 +96,7 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
         ops.quantise(x, x, mask, "l2", number, 16, (0.0, 1.0))
     ops.l1_step(x, x, x, mask, number, number, number, (0.0, 1.0))  # and l1_project
     ops.noise_stats(x, number, number)
+    ops.distances(x, x)
     ops.accumulate(x, x, number, number)
     ops.typical_noise(x, x, number, number, number, 7, ids)
     ops.typical_noise(x, None, number, float("nan"), number, 7, ids)
@@ -157,7 +160,7 @@ def build(source: Any, options: dict[str, Any], architecture: int) -> dict[str, 
     }
 
 
-def compile_part(part: int) -> dict[str, list[dict[str, Any]]]:
+def compile_part(part: int) -> dict[str, Any]:
     import triton
 
     triton.knobs.nvidia.dump_ptxas_log = True
@@ -170,7 +173,7 @@ def compile_part(part: int) -> dict[str, list[dict[str, Any]]]:
         built.append({"case": case, **build(source, options, architecture)})
         if case == SPOILT[0] and architecture == 80 and source.name in SPOILT[1]:
             spoilt.append(build(source, {**options, **SPOILT[1][source.name]}, architecture))
-    return {"built": built, "spoilt": spoilt}
+    return {"jobs": [f"{key} {architecture}" for key, architecture in jobs], "built": built, "spoilt": spoilt}
 
 
 def test_kernels_build_without_spills_or_fused_multiply_adds(tmp_path: Path) -> None:
@@ -185,6 +188,10 @@ def test_kernels_build_without_spills_or_fused_multiply_adds(tmp_path: Path) -> 
     parts = [json.loads(output) for output, _ in outputs]
     built, spoilt = ([row for part in parts for row in part[key]] for key in ("built", "spoilt"))
 
+    # Each process makes the list of jobs anew and takes its share: lists that differ leave kernels out.
+    jobs = parts[0]["jobs"]
+    assert all(part["jobs"] == jobs for part in parts)
+    assert len(built) == len(jobs)
     assert {row["kernel"] for row in built} == KERNELS
     assert {row["architecture"] for row in built} == set(ARCHITECTURES)
     assert [row for row in built if any(row["spills"])] == []

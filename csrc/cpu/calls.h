@@ -56,6 +56,14 @@ struct StatsCall {
   double* out;  // (B, 6)
 };
 
+struct DistancesCall {
+  Shape shape;
+  Dtype dtype;
+  int threads;
+  View a, b;
+  double* out;  // (B, 4)
+};
+
 struct StartCall {
   Call common;
   unsigned long long seed;
@@ -97,6 +105,7 @@ struct Kernels {
   void (*project)(const Call&);
   void (*preserve_noise)(const Call&);
   void (*noise_stats)(const StatsCall&);
+  void (*distances)(const DistancesCall&);
   void (*random_start)(const StartCall&);
   void (*typical_noise)(const NoiseCall&);
   void (*momentum_step)(const MomentumCall&);

@@ -11,6 +11,7 @@ void pgd_step(const Call& call);
 void project(const Call& call);
 void preserve_noise(const Call& call);
 void noise_stats(const StatsCall& call);
+void distances(const DistancesCall& call);
 void random_start(const StartCall& call);
 void typical_noise(const NoiseCall& call);
 void momentum_step(const MomentumCall& call);

@@ -120,6 +120,15 @@ void noise_stats(Pointer noise, Pointer out, long long batch, long long count, c
   kernels->noise_stats(call);
 }
 
+void distances(Pointer a, Pointer b, Pointer out, long long batch, long long count, const py::object& walk, int dtype,
+               int threads) {
+  Walk w(batch, count, walk);
+  DistancesCall call{w.shape, Dtype(dtype), threads, {}, {}, pointer<double>(out)};
+  call.a = w.next(a), call.b = w.next(b);
+  py::gil_scoped_release release;
+  kernels->distances(call);
+}
+
 void random_start(Pointer adv, Pointer origin, long long batch, long long count, const py::object& walk, int dtype,
                   int norm, double eps, Pointer eps_values, double low, double high, unsigned long long seed,
                   Pointer sample_ids, int threads) {
@@ -290,6 +299,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("project", &project);
   m.def("preserve_noise", &preserve_noise);
   m.def("noise_stats", &noise_stats);
+  m.def("distances", &distances);
   m.def("random_start", &random_start);
   m.def("typical_noise", &typical_noise);
   m.def("momentum_step", &momentum_step);

@@ -16,6 +16,7 @@ const Kernels FA_TABLE(FA_ISA) = {
     FA_ISA::project,
     FA_ISA::preserve_noise,
     FA_ISA::noise_stats,
+    FA_ISA::distances,
     FA_ISA::random_start,
     FA_ISA::typical_noise,
     FA_ISA::momentum_step,

@@ -19,6 +19,7 @@ std::vector<Kernel> pgd_step_kernels();
 std::vector<Kernel> project_kernels();
 std::vector<Kernel> preserve_noise_kernels();
 std::vector<Kernel> noise_stats_kernels();
+std::vector<Kernel> distances_kernels();
 std::vector<Kernel> random_start_kernels();
 std::vector<Kernel> typical_noise_kernels();
 std::vector<Kernel> momentum_step_kernels();

@@ -22,6 +22,7 @@ from .accumulate import accumulate_
 from .apgd import apgd_step_
 from .backend import Backend, BackendUnavailable
 from .dispatch import available, resolve, use_backend
+from .distance import Distances, distances
 from .l1 import l1_step_
 from .layout import INNER_DIMS, collapse
 from .momentum import momentum_step_
@@ -33,11 +34,13 @@ from .zero_mean import project_zero_mean_, zero_mean_step_
 __all__ = [
     "Backend",
     "BackendUnavailable",
+    "Distances",
     "NoiseStats",
     "Spectrum",
     "accumulate_",
     "apgd_step_",
     "available",
+    "distances",
     "grid_gap",
     "l1_step_",
     "momentum_step_",

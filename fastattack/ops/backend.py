@@ -9,7 +9,7 @@ Common to all of them:
 - ``norm``: "linf" or "l2".
 - ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``, ``decay``: a float, or a contiguous float64 tensor (B,) on the
   same device.
-- ``previous``: as ``adv``; ``momentum``: as ``step``.
+- ``a``, ``b``, ``previous``: as ``adv``; ``momentum``: as ``step``.
 - ``keep``: as ``eps``, in (0, 1].
 - ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
 - ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
@@ -39,6 +39,8 @@ class Backend:
     """(adv, origin, clean, norm, eps): writes adv."""
     noise_stats: Callable[[Tensor, Scalar, Scalar], Tensor]
     """(noise, sigma, mean) -> (B, 6): mean, std, l1, l2, linf, typicality; float64 for float64 noise, else float32."""
+    distances: Callable[[Tensor, Tensor], Tensor]
+    """(a, b) -> (B, 4) float64: mse, l1, l2, linf of a - b; their memory may be shared."""
     random_start: Callable[[Tensor, Tensor, str, Scalar, Bounds, int, Tensor | None], None]
     """(adv, origin, norm, eps, bounds, seed, sample_ids): writes adv; 0 <= seed < 2**64."""
     typical_noise: Callable[[Tensor, Tensor | None, Scalar, Scalar, Scalar, int, Tensor | None], None]

@@ -77,6 +77,14 @@ def load() -> Backend:
         )  # fmt: skip
         return out if noise.dtype is torch.float64 else out.float()
 
+    def distances(a: Tensor, b: Tensor) -> Tensor:
+        batch, count, walk = _walk(collapse(a, b))
+        out = torch.empty(batch, 4, dtype=torch.float64)
+        native.distances(
+            a.data_ptr(), b.data_ptr(), out.data_ptr(), batch, count, walk, DTYPES[a.dtype], torch.get_num_threads()
+        )
+        return out
+
     def random_start(
         adv: Tensor, origin: Tensor, norm: str, eps: Scalar, bounds: Bounds, seed: int, sample_ids: Tensor | None
     ) -> None:
@@ -174,6 +182,7 @@ def load() -> Backend:
         project=project,
         preserve_noise=preserve_noise,
         noise_stats=noise_stats,
+        distances=distances,
         random_start=random_start,
         typical_noise=typical_noise,
         momentum_step=momentum_step,

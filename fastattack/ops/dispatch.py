@@ -74,7 +74,7 @@ def resolve(device: torch.device, backend: str = "auto") -> Backend:
     name = backend if backend != "auto" else _chosen.get() or _ENVIRONMENT or "auto"
     kind = device.type
     if name == "auto":
-        return _auto.get(kind) or _auto.setdefault(kind, _best(kind))
+        return best(device)
     try:
         found = load(name)
     except BackendUnavailable as error:
@@ -82,6 +82,12 @@ def resolve(device: torch.device, backend: str = "auto") -> Backend:
     if not runs_on(name, kind):
         raise BackendUnavailable(f"backend {name!r} does not take tensors on {kind!r}. {_summary()}")
     return found
+
+
+def best(device: torch.device) -> Backend:
+    """The fastest backend for tensors on ``device``, whatever was chosen."""
+    kind = device.type
+    return _auto.get(kind) or _auto.setdefault(kind, _best(kind))
 
 
 def _best(kind: str) -> Backend:

@@ -45,6 +45,7 @@ KERNELS = {
         "preserve_noise_l2_kernel",
     ),
     "noise_stats": ("noise_stats_sums_kernel", "noise_stats_kernel"),
+    "distances": ("distances_sums_kernel", "distances_kernel"),
     "random_start": ("random_start_linf_kernel", "random_start_sums_kernel", "random_start_l2_kernel"),
     "typical_noise": ("typical_noise_sums_kernel", "typical_noise_kernel"),
     "momentum_step": (

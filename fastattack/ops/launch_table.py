@@ -8,6 +8,7 @@ from .backend import Backend
 from .launch import Launcher, Session
 from .launch_accumulate import accumulate
 from .launch_apgd import apgd_step
+from .launch_distances import distances
 from .launch_l1 import functions as l1_functions
 from .launch_momentum import momentum_step
 from .launch_quantise import quantise
@@ -22,6 +23,7 @@ def backend(name: str, session: Session) -> Backend:
         project=ops.project,
         preserve_noise=ops.preserve_noise,
         noise_stats=ops.noise_stats,
+        distances=partial(distances, ops),
         random_start=ops.random_start,
         typical_noise=ops.typical_noise,
         momentum_step=partial(momentum_step, ops),

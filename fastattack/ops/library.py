@@ -94,6 +94,12 @@ def _noise_stats(
     return stats
 
 
+@torch.library.custom_op("fastattack::distances", mutates_args=())
+def _distances(a: Tensor, b: Tensor, backend: str) -> Tensor:
+    table: Tensor = _eager["distances"](a, b, backend)
+    return table
+
+
 @torch.library.custom_op("fastattack::random_start_", mutates_args={"adv"})
 def _random_start(
     adv: Tensor, origin: Tensor, norm: str, eps: float | None, eps_values: Tensor | None, low: float | None,
@@ -205,6 +211,11 @@ def _(noise: Tensor, *args: Any) -> Tensor:
     return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
 
 
+@_distances.register_fake
+def _(a: Tensor, b: Tensor, backend: str) -> Tensor:
+    return a.new_empty(a.shape[0], 4, dtype=torch.float64)
+
+
 def _nothing(*args: Any) -> None:
     """The fake of an op that only writes its argument."""
 
@@ -245,6 +256,11 @@ def preserve_noise(adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: A
 def noise_stats(noise: Tensor, sigma: Any, mean: Any, backend: str) -> Tensor:
     stats: Tensor = _noise_stats(noise, *_pair(sigma), *_pair(mean), backend)
     return stats
+
+
+def distances(a: Tensor, b: Tensor, backend: str) -> Tensor:
+    table: Tensor = _distances(a, b, backend)
+    return table
 
 
 def random_start(

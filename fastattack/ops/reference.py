@@ -5,6 +5,7 @@ from __future__ import annotations
 from .backend import Backend
 from .reference_accumulate import accumulate
 from .reference_apgd import apgd_step
+from .reference_distances import distances
 from .reference_l1 import l1_project, l1_step
 from .reference_momentum import momentum_step
 from .reference_quantise import quantise
@@ -17,6 +18,7 @@ BACKEND = Backend(
     project=project,
     preserve_noise=preserve_noise,
     noise_stats=noise_stats,
+    distances=distances,
     random_start=random_start,
     typical_noise=typical_noise,
     momentum_step=momentum_step,

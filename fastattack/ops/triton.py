@@ -7,6 +7,7 @@ import torch
 from .backend import Backend, BackendUnavailable
 from .triton_accumulate import accumulate
 from .triton_apgd import apgd_step
+from .triton_distances import distances
 from .triton_l1 import l1_project, l1_step
 from .triton_momentum import momentum_step
 from .triton_quantise import quantise
@@ -28,6 +29,7 @@ def load() -> Backend:
         project=project,
         preserve_noise=preserve_noise,
         noise_stats=noise_stats,
+        distances=distances,
         random_start=random_start,
         typical_noise=typical_noise,
         momentum_step=momentum_step,
