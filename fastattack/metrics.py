@@ -126,15 +126,14 @@ def _lpips(weights: Path, _changed: int, net: str | Callable[[Tensor], Any]) -> 
     return objective(weights, net=net)
 
 
-def _torchmetrics_ssim() -> Callable[..., tuple[Tensor, Tensor]]:
+def _torchmetrics_ssim() -> Callable[..., Any]:
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except (ImportError, RuntimeError) as error:  # it imports torchvision where that is; broken, that is a RuntimeError
         raise RuntimeError(
             f"ssim: needs torchmetrics, which does not import here ({error}); pip install 'fastattack[evaluate]'"
         ) from error
-    found: Any = structural_similarity_index_measure
-    return found  # type: ignore[no-any-return]
+    return structural_similarity_index_measure
 
 
 def _check_range(data_range: float) -> None:
