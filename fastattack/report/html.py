@@ -112,7 +112,7 @@ def _render(results: Results, examples: dict[str, list[dict[str, Any]]], figures
             if (name := figure_name("spectrum", eps)) in figures
         ],
         statistics=STATISTICS,
-        rows=[_statistics_row(results, row) for row in results["statistics"]],
+        rows=_statistics_rows(results),
         examples=examples,
         style=own("report.css"),
         script=script,
@@ -176,10 +176,18 @@ def _measures(results: Results, figures: dict[str, str]) -> list[dict[str, Any]]
     return shown
 
 
-def _statistics_row(results: Results, row: dict[str, Any]) -> dict[str, Any]:
-    cells = [_statistic(results, row, measure) for measure in STATISTICS]
-    shell = "–" if row["spread"] is None else f"±{study.number(2 * row['spread'], 4)}"
-    return {"source": row["source"], "eps": row["eps"], "shell": shell, "cells": cells}
+def _statistics_rows(results: Results) -> list[dict[str, Any]]:
+    labels = study.short_labels(list(dict.fromkeys(row["source"] for row in results["statistics"])))
+    return [
+        {
+            "source": row["source"],
+            "label": labels[row["source"]],
+            "eps": row["eps"],
+            "shell": "–" if row["spread"] is None else f"±{study.number(2 * row['spread'], 4)}",
+            "cells": [_statistic(results, row, measure) for measure in STATISTICS],
+        }
+        for row in results["statistics"]
+    ]
 
 
 def _statistic(results: Results, row: dict[str, Any], measure: Measure) -> Cell:

@@ -122,6 +122,7 @@
       image.alt = thumb.querySelector("img").alt;
       dialog.querySelector("strong").textContent = image.alt;
       dialog.showModal();
+      pane.focus();
       image.decode().then(() => {
         fit = Math.min(pane.clientWidth / image.naturalWidth, pane.clientHeight / image.naturalHeight);
         show(fit >= 1 ? Math.floor(fit) : fit);
