@@ -236,7 +236,7 @@ def attack(
     table = resolve(origin.device, schedule.backend)
     radius = _radius(threat, schedule)
     eps = check.per_sample(radius, "eps", origin, least=0.0, down=threat.norm == "linf")
-    default = eps * (2.0 / schedule.steps)
+    default = eps * (2.5 / schedule.steps)
     step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
     step = -step if schedule.minimise else step
     share = share_of(threat, origin)
