@@ -2,7 +2,8 @@
 
 Every way takes the same steps from the same start in one process, interleaved A B A B, medians. The loss that a way
 reaches must be that of the plain loop to 1e-3 before its time counts. With one thread the time is that thread's own
-(time.thread_time): what other jobs take away does not count.
+(time.thread_time): what other jobs take away does not count. In one process the plain loops gain from what ours leaves
+in glibc's heap; ``--apart`` gives each way a process of its own, as a user has it, and tells its peak of memory.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import multiprocessing
+import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +112,36 @@ def ways_of(case: Case) -> dict[str, Callable[[], Tensor]]:
     return ways
 
 
+def worker(pipe: Any, options: argparse.Namespace, name: str, way: str) -> None:
+    """One way in a process of its own: runs at each message, answers (seconds, adversarial, MB at the peak)."""
+    torch.set_num_threads(options.threads)
+    run = ways_of(case_of(name, options))[way]
+    while pipe.recv():
+        began = clock_of(options)()
+        adversarial = run()
+        seconds = clock_of(options)() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        pipe.send((seconds, adversarial.contiguous().numpy(), peak))
+
+
+@contextmanager
+def apart(ways: dict[str, Callable[[], Tensor]], options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
+    """Each way's answers from its own process; the ways take turns."""
+    context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
+    try:
+        for way in ways:
+            pipes[way], end = context.Pipe()
+            processes.append(context.Process(target=worker, args=(end, options, name, way)))
+            processes[-1].start()
+        yield {way: lambda p=pipe: (p.send(True), p.recv())[1] for way, pipe in pipes.items()}
+        for pipe in pipes.values():
+            pipe.send(False)
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.terminate()
+
+
 def check(case: Case, ways: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
     """The loss that each way reaches; also warms up."""
     found = {}
@@ -120,14 +154,60 @@ def check(case: Case, ways: dict[str, Callable[[], Tensor]]) -> dict[str, float]
     return found
 
 
-def interleaved(ways: dict[str, Callable[[], Tensor]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+def interleaved(
+    ways: dict[str, Callable[[], Tensor]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             began = clock()
             way()
             times[name].append(clock() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def measured_apart(case: Case, options: argparse.Namespace, name: str) -> tuple[dict[str, Any], ...]:
+    """Losses, seconds of each round, and MB at the peak."""
+    with apart(ways_of(case), options, name) as ask:
+        reached = {way: (lambda a=answer: torch.from_numpy(a()[1])) for way, answer in ask.items()}
+        losses = check(case, reached)
+        rounds = [{way: answer() for way, answer in ask.items()} for _ in range(options.rounds)]
+    times = {way: [one[way][0] for one in rounds] for way in ask}
+    return losses, times, {way: rounds[-1][way][2] for way in ask}
+
+
+def case_of(name: str, options: argparse.Namespace) -> Case:
+    case = classifier() if name == "resnet18" else denoiser(options.shared, name)
+    case.steps = options.steps
+    return case
+
+
+def clock_of(options: argparse.Namespace) -> Callable[[], float]:
+    return time.thread_time if options.threads == 1 else time.perf_counter
+
+
+def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One row, printed."""
+    case = case_of(name, options)
+    peaks: dict[str, Any] = {}
+    if options.apart:
+        losses, rounds, peaks = measured_apart(case, options, name)
+    else:
+        ways = ways_of(case)
+        losses, rounds = check(case, ways), interleaved(ways, options.rounds, clock_of(options))
+    times = {way: statistics.median(values) for way, values in rounds.items()}
+    best = min(times["plain"], times["plain channels_last"])
+    short = fa.PGD(case.model, eps=EPS, objective=case.objective, steps=1, precision="auto")
+    how = short.run(case.x, case.target).how
+    print(f"\n{name} {tuple(case.x.shape)}, loss {losses['plain']:.5f}; auto: {how}", flush=True)
+    for way, spent in times.items():
+        ratio = statistics.median(p / s for p, s in zip(rounds["plain"], rounds[way], strict=True))
+        memory = f"  {peaks[way]:5d} MB at the peak" if peaks else ""
+        print(
+            f"  {way:<20} {spent:8.3f} s  {times['plain'] / spent:5.2f} x plain (of a round: {ratio:.2f})  "
+            f"{best / spent:5.2f} x best plain{memory}"
+        )
+    return {"case": name, "seconds": times, "rounds": rounds, "loss": losses, "how": how, "peak": peaks}
 
 
 def main() -> None:
@@ -137,36 +217,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--apart", action="store_true", help="each way in a process of its own")
     parser.add_argument("--shared", type=Path, default=SHARED, help="where the published weights and images lie")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    clock = time.thread_time if options.threads == 1 else time.perf_counter
     print(
-        f"{options.threads} threads, torch {torch.__version__}, {options.steps} steps, medians of {options.rounds}",
+        f"{options.threads} threads, torch {torch.__version__}, {options.steps} steps, medians of {options.rounds}"
+        + (", processes apart" if options.apart else ""),
         flush=True,
     )
-    rows = []
-    for name in options.cases or names:
-        case = classifier() if name == "resnet18" else denoiser(options.shared, name)
-        case.steps = options.steps
-        ways = ways_of(case)
-        losses = check(case, ways)
-        times = interleaved(ways, options.rounds, clock)
-        best = min(times["plain"], times["plain channels_last"])
-        how = (
-            fa.PGD(case.model, eps=EPS, objective=case.objective, steps=1, precision="auto")
-            .run(case.x, case.target)
-            .how
-        )
-        print(f"\n{name} {tuple(case.x.shape)}, loss {losses['plain']:.5f}; auto: {how}", flush=True)
-        for way, spent in times.items():
-            print(
-                f"  {way:<20} {spent:8.3f} s  {times['plain'] / spent:5.2f} x plain  {best / spent:5.2f} x best plain"
-            )
-        rows.append({"case": name, "seconds": times, "loss": losses, "how": how})
+    rows = [measured(name, options) for name in options.cases or names]
     out = Path("out") / f"attack_table_{options.threads}.json"
     out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1))
+    out.write_text(json.dumps({"torch": torch.__version__, "apart": options.apart, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

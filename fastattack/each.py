@@ -29,10 +29,13 @@ class EachResult:
 
     Attributes:
         results: one `AttackResult` for each model, under its name (its number, where the models came as a sequence).
+            After an interrupt with ``on_interrupt="return"`` the models that were not begun are missing, and the
+            results of those that were broken off have ``complete`` False.
         how: "turns" or "stacked".
         seconds: of the whole sweep.
         probed: seconds of one step of all models by each way, where "auto" measured them.
         reason: why "auto" went in turns; "" where it did not.
+        not_begun: names of the models without a result, after an interrupt.
     """
 
     results: dict[str | int, AttackResult]
@@ -40,6 +43,12 @@ class EachResult:
     seconds: float
     probed: dict[str, float]
     reason: str = ""
+    not_begun: tuple[str | int, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """No interrupt ended the sweep."""
+        return not self.not_begun and all(found.complete for found in self.results.values())
 
 
 def attack_each(
@@ -53,6 +62,8 @@ def attack_each(
     sample_ids: Tensor | None = None,
 ) -> EachResult:
     """Attack the same batch on each model by itself; the same as one call after the other, but for rounding.
+
+    Ctrl-C with the attacks' ``on_interrupt="return"`` ends the whole sweep, and what there is comes back.
 
     Args:
         models: called as model(x); a mapping keeps its names.
@@ -72,33 +83,63 @@ def attack_each(
         raise ValueError(f"how: wanted one of {', '.join(map(repr, WAYS))}, got {how!r}")
     attacks = {name: attack(model) for name, model in named.items()}
     began = time.perf_counter()
-    first = next(iter(attacks.values()))
-    enough = len(named) > 1 and first.schedule.steps * first.schedule.restarts >= 10
-    reason, one = "", None
-    probed: dict[str, float] = {}
-    if how == "auto" and not enough:
-        reason = "one model, or too few steps"
-    elif how != "turns":
-        one, reason = _stackable(list(named.values()), list(attacks.values()), x)
+    sweep = _Sweep(list(named.values()), attacks, x, target, mask, sample_ids)
+    try:
+        sweep.run(how)
+    except KeyboardInterrupt:
+        if any(a.schedule.on_interrupt == "raise" for a in attacks.values()):
+            raise
+    missing = tuple(name for name in attacks if name not in sweep.results)
+    return EachResult(sweep.results, sweep.ran, time.perf_counter() - began, sweep.probed, sweep.reason, missing)
+
+
+class _Sweep:
+    """The attacks under way; what they found is in ``results`` at every moment."""
+
+    def __init__(
+        self, models: list[Model], attacks: dict[str | int, Attack], x: Tensor, target: Any, mask: Tensor | None,
+        sample_ids: Tensor | None,
+    ) -> None:  # fmt: skip
+        self.models, self.attacks, self.x, self.target = models, attacks, x, target
+        self.mask, self.sample_ids = mask, sample_ids
+        self.results: dict[str | int, AttackResult] = {}
+        self.probed: dict[str, float] = {}
+        self.ran, self.reason = "turns", ""
+
+    def run(self, how: str) -> None:
+        one = self._choose(how)
+        if one is not None:
+            self.ran = "stacked"
+            try:
+                self.results = _stacked(one, list(self.attacks), self.x, self.target, self.mask, self.sample_ids)
+                return
+            except Exception as error:
+                if how == "stacked":
+                    raise
+                self.ran, self.reason = "turns", _words(error)
+        for name, attack in self.attacks.items():
+            found = attack.run(self.x, self.target, mask=self.mask, sample_ids=self.sample_ids)
+            self.results[name] = found
+            if not found.complete:  # the interrupt is for the sweep
+                return
+
+    def _choose(self, how: str) -> Attack | None:
+        """The attack on the stacked models, where it is to be used."""
+        attacks = list(self.attacks.values())
+        first = attacks[0].schedule
+        if how == "turns":
+            return None
+        if how == "auto" and (len(attacks) == 1 or first.steps * first.restarts < 10):
+            self.reason = "one model, or too few steps"
+            return None
+        one, self.reason = _stackable(self.models, attacks, self.x)
         if how == "stacked" and one is None:
-            raise ValueError(f"how: 'stacked' cannot be: {reason}")
-    if how == "auto" and one is not None:
-        probed, reason = _probe(one, list(attacks.values()), x, target)
-        if not reason and probed["turns"] <= probed["stacked"]:
-            reason = "turns are faster"
-    results = None
-    if how == "stacked" or (how == "auto" and not reason):
-        assert one is not None, "checked above"
-        try:
-            results = _stacked(one, list(attacks), x, target, mask, sample_ids)
-        except Exception as error:
-            if how == "stacked":
-                raise
-            reason = _words(error)
-    ran = "turns" if results is None else "stacked"
-    if results is None:
-        results = {n: a.run(x, target, mask=mask, sample_ids=sample_ids) for n, a in attacks.items()}
-    return EachResult(results, ran, time.perf_counter() - began, probed, reason)
+            raise ValueError(f"how: 'stacked' cannot be: {self.reason}")
+        if how == "auto" and one is not None:
+            self.probed, self.reason = _probe(one, attacks, self.x, self.target)
+            if not self.reason and self.probed["turns"] <= self.probed["stacked"]:
+                self.reason = "turns are faster"
+        return None if self.reason else one
 
 
 def named_models(models: Any) -> dict[str | int, Model]:

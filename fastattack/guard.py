@@ -60,7 +60,8 @@ def random_state(device: torch.device) -> Iterator[None]:
             torch.cuda.set_rng_state(cuda, device)
 
 
-def _modules(model: Callable[..., Any]) -> list[nn.Module]:
+def modules_of(model: Callable[..., Any]) -> list[nn.Module]:
+    """Of an nn.Module, or of the one that a bound method belongs to; [] for another callable."""
     root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
     return list(root.modules()) if isinstance(root, nn.Module) else []
 
@@ -72,7 +73,7 @@ def frozen(net: Callable[..., Any]) -> Iterator[None]:
     For a network whose backward pass comes later. Eval mode writes no buffers, and restoring them as left_as_found does
     would make autograd refuse those that it saved.
     """
-    with _flags(_modules(net), eval_mode=True):
+    with _flags(modules_of(net), eval_mode=True):
         yield
 
 
@@ -84,7 +85,7 @@ def left_as_found(model: Callable[..., Any], device: torch.device, *, eval_mode:
     random state are restored. ``.grad`` fields and hooks are never touched. Modules are those of an nn.Module or of the
     nn.Module that a bound method belongs to; what another callable hides (a lambda around a module) is not seen.
     """
-    modules = _modules(model)
+    modules = modules_of(model)
     with random_state(device), buffers_kept(modules), _flags(modules, eval_mode):
         yield
 

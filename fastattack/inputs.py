@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .guard import modules_of
 from .ops import check
 from .threat import Threat
 
@@ -41,6 +44,44 @@ def check_clean(target: Any, origin: Tensor, mask: Tensor | None) -> Tensor:
         raise TypeError(f"target: wanted the clean images with preserve_noise=True, got {type(target).__name__}")
     check.require_alike("the input", origin, ("target", target))
     return target
+
+
+def misfit(models: Sequence[Any], origin: Tensor, target: Any) -> str:
+    """What is elsewhere, or of another type, than the input; "" where nothing is.
+
+    Words for an error that torch raised, not an error by itself: a model may move its input on its own.
+    """
+    want = (origin.dtype, origin.device)
+    for number, model in enumerate(models):
+        held = {(p.dtype, p.device) for m in modules_of(model) for p in m.parameters(recurse=False)}
+        held = {(dtype, device) for dtype, device in held if dtype.is_floating_point}
+        if held and any(want[i] not in {place[i] for place in held} for i in (0, 1)):
+            got = ", ".join(sorted(_placed(*place) for place in held))
+            which = f" of model {number}" if len(models) > 1 else ""
+            return f"model: wanted parameters{which} in {_placed(*want)} as the input is, got {got}"
+    if isinstance(target, Tensor) and target.device != origin.device:
+        return f"target: wanted a tensor on {origin.device} as the input is, got one on {target.device}"
+    return ""
+
+
+def check_data(models: Sequence[Any], origin: Tensor, target: Any) -> None:
+    """Nothing is on the meta device, where torch computes without numbers and without an error."""
+    tensors = [p for model in models for m in modules_of(model) for p in m.parameters(recurse=False)]
+    if any(t.is_meta for t in [*tensors, target] if isinstance(t, Tensor)):
+        raise ValueError(misfit(models, origin, target))
+
+
+def _placed(dtype: torch.dtype, device: torch.device) -> str:
+    return f"{str(dtype).removeprefix('torch.')} on {device}"
+
+
+def unknown_option(owner: str, wrong: Iterable[str], known: Iterable[str]) -> TypeError:
+    """The error that names options which are none, and those that may have been meant."""
+    names, told = sorted(known), []
+    for name in sorted(wrong):
+        near = get_close_matches(name, names, 1)
+        told.append(f"{name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return TypeError(f"{owner}: unknown option {', '.join(told)}")
 
 
 def dense(t: Tensor) -> Tensor:

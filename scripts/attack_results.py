@@ -33,17 +33,23 @@ Make = Callable[[Any, float, int, float], fa.attacks.Attack]
 ATTACKS: dict[str, Make] = {
     "FGSM": lambda m, eps, steps, d: fa.FGSM(m, eps=eps),
     "BIM": lambda m, eps, steps, d: fa.BIM(m, eps=eps, steps=steps),
-    "PGD": lambda m, eps, steps, d: fa.PGD(m, eps=eps, steps=steps),
+    "PGD": lambda m, eps, steps, d: fa.PGD(m, eps=eps, steps=steps, step=2 * eps / steps),
     "PGD, step eps/4": lambda m, eps, steps, d: fa.PGD(m, eps=eps, steps=steps, step=eps / 4),
     "APGD": lambda m, eps, steps, d: fa.APGD(m, eps=eps, steps=steps),
     "MI-FGSM": lambda m, eps, steps, d: fa.MIFGSM(m, eps=eps, steps=steps, keep="best"),
     "NI-FGSM": lambda m, eps, steps, d: fa.NIFGSM(m, eps=eps, steps=steps, keep="best"),
     "DIM": lambda m, eps, steps, d: fa.DIM(m, eps=eps, steps=steps, keep="best"),
     "TIM": lambda m, eps, steps, d: fa.TIM(m, eps=eps, steps=steps, kernel=5, keep="best"),
-    "denoising-PGD (noise kept)": lambda m, eps, steps, d: fa.DenoisingPGD(m, eps=eps, steps=steps, sigma=SIGMA),
-    "PGD l2, radius eps sqrt(d)": lambda m, eps, steps, d: fa.PGD(m, eps=eps * d, norm="l2", steps=steps),
+    "denoising-PGD (noise kept)": lambda m, eps, steps, d: fa.DenoisingPGD(
+        m, eps=eps, steps=steps, step=2 * eps / steps, sigma=SIGMA
+    ),
+    "PGD l2, radius eps sqrt(d)": lambda m, eps, steps, d: fa.PGD(
+        m, eps=eps * d, norm="l2", steps=steps, step=2 * eps * d / steps
+    ),
     "APGD l2, radius eps sqrt(d)": lambda m, eps, steps, d: fa.APGD(m, eps=eps * d, norm="l2", steps=steps),
-    "ObsAtk, radius eps sqrt(d)": lambda m, eps, steps, d: fa.ObsAtk(m, eps=eps * d, steps=steps, sigma=SIGMA),
+    "ObsAtk, radius eps sqrt(d)": lambda m, eps, steps, d: fa.ObsAtk(
+        m, eps=eps * d, steps=steps, step=2 * eps * d / steps, sigma=SIGMA
+    ),
     "Square": lambda m, eps, steps, d: fa.Square(m, eps=eps, queries=25 * steps),
 }
 
@@ -101,7 +107,8 @@ def table(args: argparse.Namespace) -> None:
         cells = [found.get((m, name, e)) for m in networks for e in radii]
         if any(cells):
             print(f"| {name} | " + " | ".join(f"{c['drop']:.2f}" if c else "" for c in cells) + " |")
-    marks = [1, 2, 5, 10, 20, 50, 100]
+    longest = max((len(r["curve"]) for r in rows if r["attack"] != "Square"), default=0)
+    marks = [n for n in (1, 2, 5, 10, 20, 50, 100) if n <= longest]
     print("\n| loss x 1e4 at gradient | " + " | ".join(map(str, marks)) + " |\n|" + " --- |" * (len(marks) + 1))
     for (network, name, eps), row in found.items():
         if network == networks[0] and eps == 5 and name != "Square" and len(row["curve"]) > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -158,3 +160,17 @@ def test_zero_mean_goes_with_l2_alone():
     x = torch.rand(1, 1, 4, 4)
     with pytest.raises(ValueError, match="mask"):
         fa.ObsAtk(lambda v: v, eps=0.1).run(x, x + 0.1, mask=torch.ones(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("attack", [fa.PGD, partial(fa.DenoisingPGD, preserve_noise=False)])
+def test_the_default_step_is_two_and_a_half_radii_over_the_steps(attack):
+    seen: list[float] = []
+
+    def model(x):
+        seen.append(float(x.detach().max()))
+        return x
+
+    x = torch.zeros(1, 4, dtype=torch.float64)
+    found = attack(model, objective=lambda out, _: out.sum(1), eps=0.1, steps=4, random_start=False)(x, None)
+    assert seen == pytest.approx([0.0, 0.0625, 0.1, 0.1, 0.1])
+    assert torch.allclose(found, x + 0.1)

@@ -520,7 +520,7 @@ class Changing:
         (fa.SimBA, {"frequencies": 4}, "frequencies has no meaning"),
         (fa.SimBA, {"basis": "dct", "stride": 0}, "stride: wanted"),
         (fa.SimBA, {"step": None}, "step: wanted"),
-        (fa.SimBA, {"colour": 1}, "unknown option colour"),
+        (fa.SimBA, {"colour": 1}, "unknown option 'colour'"),
     ],
 )
 def test_bad_options_are_named(attack, options, message):

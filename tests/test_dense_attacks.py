@@ -25,7 +25,7 @@ def climbed(x: torch.Tensor, eps: float, steps: int, loss_at) -> torch.Tensor:
     for step in range(steps):
         probe = adv.clone().requires_grad_()
         (grad,) = torch.autograd.grad(loss_at(probe, step), probe)
-        adv = (adv + 2 * eps / steps * grad.sign()).clamp(x - eps, x + eps)
+        adv = (adv + 2.5 * eps / steps * grad.sign()).clamp(x - eps, x + eps)
     return adv
 
 

@@ -303,3 +303,64 @@ def test_lists_and_dictionaries_of_modules(many):
         fa.PGD(many(models), eps=0.02, ensemble=[1.0])
     with pytest.raises(ValueError, match="at least one model"):
         fa.PGD(nn.ModuleList(), eps=0.02)
+
+
+class Stopped(nn.Module):
+    """Ctrl-C comes at the given call."""
+
+    def __init__(self, call: int = -1) -> None:
+        super().__init__()
+        self.call, self.calls = call, 0
+        self.net = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == self.call:
+            raise KeyboardInterrupt
+        return self.net(x)
+
+
+@pytest.mark.parametrize("how", ["turns", "auto"])
+def test_an_interrupt_ends_the_sweep_and_keeps_what_there_is(how):
+    models = {"a": Stopped(), "b": Stopped(4), "c": Stopped(), "d": Stopped()}
+    y, clean = pair()
+    make = partial(fa.PGD, eps=0.1, steps=5, on_interrupt="return", random_start=False)
+    found = fa.attack_each(models, y, clean, attack=make, how=how)
+    assert list(found.results) == ["a", "b"]
+    assert found.not_begun == ("c", "d")
+    assert not found.complete
+    assert found.results["a"].complete
+    assert not found.results["b"].complete
+    assert [models[n].calls for n in "cd"] == [0, 0]
+    assert torch.equal(found.results["a"].adversarial, make(models["a"])(y, clean))
+    b = found.results["b"]
+    with torch.no_grad():
+        want = fa.objectives.mse(models["b"](b.adversarial), clean).double()
+    assert torch.allclose(b.loss, want)
+    assert all(m.training for m in models.values())
+
+
+def test_an_interrupt_that_is_not_to_be_caught_passes():
+    y, clean = pair()
+    with pytest.raises(KeyboardInterrupt):
+        fa.attack_each([Stopped(), Stopped(2)], y, clean, attack=partial(fa.PGD, eps=0.1), how="turns")
+
+
+def test_an_interrupt_between_the_attacks_leaves_the_finished_ones(monkeypatch):
+    y, clean = pair()
+    run, calls = fa.PGD.run, []
+
+    def late(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(fa.PGD, "run", late)
+    make = partial(fa.PGD, eps=0.1, steps=2, on_interrupt="return")
+    found = fa.attack_each(nets(), y, clean, attack=make, how="turns")
+    assert list(found.results) == [0]
+    assert found.not_begun == (1, 2)
+    whole = fa.attack_each(nets(), y, clean, attack=make, how="turns")
+    assert whole.complete
+    assert whole.not_begun == ()

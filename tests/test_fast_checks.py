@@ -200,6 +200,51 @@ def test_a_model_of_one_batch_size_is_checked_with_it(monkeypatch):
     assert seen == [3, 2, 3]
 
 
+def looks(monkeypatch) -> list[tuple[int, ...]]:
+    """The shapes that an nn.Sequential, or a copy of one, is called with."""
+    seen: list[tuple[int, ...]] = []
+    forward = nn.Sequential.forward
+    monkeypatch.setattr(nn.Sequential, "forward", lambda self, v: seen.append(tuple(v.shape)) or forward(self, v))
+    return seen
+
+
+@pytest.mark.parametrize(("norms", "again"), [(False, 0), (True, 1)])
+def test_forward_passes_are_made_only_for_what_is_not_known(norms, again, monkeypatch):
+    """Four gradients and the last look; the best again where a folded copy made its loss; a small check."""
+    model, (y, x) = normed() if norms else nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 1, 3, padding=2)), pair(3, 70)
+    run = attack(model, keep="best", channels_last=True).run
+    run(y, x)
+    seen = looks(monkeypatch)
+    result = run(y, x)
+    assert result.how.startswith("fp32, channels_last")
+    assert seen == [(2, 1, 32, 32)] * 2 + [(3, 1, 70, 70)] * (5 + again)
+    assert torch.allclose(result.loss, exact(model, result, x), rtol=1e-5)
+
+
+def test_a_model_of_one_image_size_is_checked_with_it(monkeypatch):
+    class Square(Alone):
+        def forward(self, x):
+            return self.body(x.reshape(-1, 1, 40, 40))
+
+    seen = checked(monkeypatch)
+    model, (y, x) = with_statistics(Square()), pair(3, 40)
+    for _ in range(2):
+        assert "1 batch norm folded" in attack(model).run(y, x).how
+    assert seen == [3, 2, 2]
+    model.body[1].running_mean.add_(1.0)
+    result = attack(model).run(y, x)
+    assert torch.allclose(result.adversarial, by_hand(model, y, x), atol=2e-6)
+
+
+def test_what_no_fingerprint_sees_is_seen_in_the_middle_too():
+    model, (y, x) = with_statistics(Configured()), pair(3, 48)
+    assert "1 batch norm folded" in attack(model).run(y, x).how
+    model.config["norm"] = False
+    result = attack(model).run(y, x)
+    assert "folded" not in result.how
+    assert torch.allclose(result.adversarial, by_hand(model, y, x, eps=0.02, step=0.01), atol=2e-6)
+
+
 def test_one_check_is_remembered_for_a_model_that_counts():
     from fastattack.fast import prepare
 

@@ -62,7 +62,7 @@ def test_adversarial_training_attacks_the_weights_of_now(clean):
     noisy = s.sampler(clean, sample_ids=ids, epoch=0)
     for _ in range(2):
         inputs, _ = s(model, clean, sample_ids=ids, epoch=0)
-        expected = DenoisingPGD(model, eps=5 / 255, steps=2, seed=seed)(noisy, clean, sample_ids=ids)
+        expected = DenoisingPGD(model, eps=5 / 255, steps=2, step=5 / 255, seed=seed)(noisy, clean, sample_ids=ids)
         assert torch.equal(inputs, expected)
         assert (inputs - noisy).abs().max() <= 5 / 255
         assert ((model(inputs) - clean).square().mean() > (model(noisy) - clean).square().mean()).item()

@@ -189,7 +189,7 @@ def test_eot_averages_a_random_model_and_follows_from_the_seed():
         (fa.TIM, {"kernel": torch.ones(3)}, "kernel"),
         (fa.TIM, {"smooth": torch.ones(3, 3)}, "smooth"),
         (fa.PGD, {"eot": 0}, "eot"),
-        (fa.PGD, {"stepz": 3}, "unknown option stepz"),
+        (fa.PGD, {"stepz": 3}, "unknown option 'stepz'; did you mean 'step'[?]"),
     ],
 )
 def test_bad_options_are_named(make, options, message):

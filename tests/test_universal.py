@@ -34,6 +34,22 @@ def test_the_optimum_of_a_linear_model(norm, targeted):
     assert torch.equal(result.adversarial, x + found.perturbation)
 
 
+def test_each_sample_has_its_own_loss():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(12, 8), nn.Dropout(0.5), nn.Linear(8, 12)).double()
+    x, target = torch.rand(9, 12, dtype=torch.float64), torch.rand(9, 12, dtype=torch.float64)
+    fitted = fa.Universal(model, eps=0.2, steps=4, batch=4).fit(x, target)
+    result = fa.Universal(model, eps=0.2, steps=4, batch=4, threshold=fitted.loss).run(x, target)
+    assert model.training
+    w = [p.detach().numpy() for p in model.parameters()]
+    out = (result.adversarial.numpy() @ w[0].T + w[1]) @ w[2].T + w[3]  # in eval mode
+    want = ((out - target.numpy()) ** 2).mean(1)
+    assert result.loss.numpy() == pytest.approx(want, rel=1e-12)
+    assert result.loss.mean().item() == pytest.approx(fitted.loss, rel=1e-12)
+    assert result.success.tolist() == (want > fitted.loss).tolist()
+    assert len(set(result.success.tolist())) == 2
+
+
 def test_it_does_not_depend_on_the_batches():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 12)).double()

@@ -51,7 +51,7 @@ class APGD(Attack):
         **options: Unpack[Options],
     ) -> None:
         if "zero_mean" in options:
-            raise TypeError("APGD: unknown option zero_mean")
+            raise TypeError("APGD: zero_mean has no place here; use fa.ObsAtk")
         if getattr(options.get("objective"), "at", None) is not None:
             raise ValueError("objective: wanted one whose losses compare between steps, got one that changes with them")
         rule = SparseWalk if options.get("norm") == "l1" else MomentumWalk

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn, TypedDict
 
 import torch
-from torch import Tensor
-from typing_extensions import Unpack
+from torch import Tensor, nn
+from typing_extensions import Self, Unpack
 
 from .. import engine
 from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Steepest, View
 from ..engine.loop import members
 from ..engine.schedule import check_step
 from ..fast import Speed
+from ..inputs import unknown_option
 from ..objectives import Objective, mse
 from ..ops import NoiseStats, check, noise_stats
 from ..threat import Threat
+
+Weights = str | Sequence[float] | Mapping[str, float]
+"""How several models become one: a name of `fastattack.engine.Ensemble`, or a weight for each."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class Options(TypedDict, total=False):
     `fastattack.threat.Threat` (where it may go) and `fastattack.fast.Speed` (how gradients are made).
 
     ``targeted``: go down the objective, towards the target. ``ensemble``: how several models become one, see
-    `fastattack.engine.Ensemble`: "mean", "max", "min", "softmax", "logits", or a weight for each model.
+    `fastattack.engine.Ensemble`: "mean", "max", "min", "softmax", "logits", or a weight for each model (a sequence, a
+    tensor or array; a mapping by name where the models come by name).
 
     ``view``: a random transformation through which the models see the input, averaged over ``eot`` draws
     (`fastattack.views`). ``smooth``: a kernel (k, k) for the gradients (`fastattack.views.smoothing_kernel`).
@@ -64,7 +70,7 @@ class Options(TypedDict, total=False):
 
     objective: Objective
     targeted: bool
-    ensemble: str | Sequence[float]
+    ensemble: Weights
     view: View | None
     smooth: Tensor | None
     norm: str
@@ -98,10 +104,20 @@ _THREAT = {f.name for f in fields(Threat)}
 _SCHEDULE = {f.name for f in fields(Schedule)} - {"minimise"}
 _SPEED = {f.name for f in fields(Speed)}
 _OWN = {"objective", "targeted", "ensemble", "view", "smooth"}
+_NAMES = _OWN | _THREAT | _SCHEDULE | _SPEED
 
 
 class Attack:
     """A model with an objective, a threat and a schedule. Calling it attacks a batch; it holds no other state."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Python tells of an option that is missing where another one is misspelt."""
+        if not options.keys() <= _NAMES:  # looked into only then: an attack may be made for each batch
+            known, required = _names(cls)
+            unknown = options.keys() - known
+            if unknown and required - options.keys():
+                raise unknown_option(cls.__name__, unknown, known)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -111,7 +127,7 @@ class Attack:
         threat: Threat,
         schedule: Schedule,
         rule: Rule = Steepest,
-        ensemble: str | Sequence[float] = "mean",
+        ensemble: Weights = "mean",
         view: View | None = None,
         smooth: Tensor | None = None,
         sigma: float | Tensor | None = None,
@@ -162,9 +178,9 @@ class Attack:
             ball: the attack needs a radius; False: it looks for the smallest perturbation, and eps is None.
         """
         chosen: dict[str, Any] = {"objective": mse, "targeted": False, "ensemble": "mean", **fixed, **options}
-        unknown = set(chosen) - _THREAT - _SCHEDULE - _SPEED - _OWN
+        unknown = set(chosen) - _NAMES
         if unknown:
-            raise TypeError(f"{type(self).__name__}: unknown option {', '.join(sorted(unknown))}")
+            raise unknown_option(type(self).__name__, unknown, _names(type(self))[0])
         if ball and chosen.get("eps") is None:
             raise TypeError(f"eps: wanted a radius (a number or a tensor (B,)) for {type(self).__name__}, got None")
         if not isinstance(chosen["targeted"], bool):
@@ -222,12 +238,16 @@ class Attack:
             clean = target.to(x.dtype)
             before = noise_stats(x.detach() - clean, sigma=self.sigma, backend=backend)
             after = noise_stats(found.adversarial - clean, sigma=self.sigma, backend=backend)
-        threshold, down = self.schedule.threshold, self.schedule.minimise
-        success = None if threshold is None else (found.loss < threshold if down else found.loss > threshold)
         return AttackResult(
             found.adversarial, found.loss, found.best_step, found.best_restart, found.steps_used, before, after,
-            found.seconds, found.complete, success, found.how,
+            found.seconds, found.complete, self._successes(found.loss), found.how,
         )  # fmt: skip
+
+    def _successes(self, loss: Tensor) -> Tensor | None:
+        threshold = self.schedule.threshold
+        if threshold is None:
+            return None
+        return loss < threshold if self.schedule.minimise else loss > threshold
 
     def _outcome(
         self,
@@ -252,7 +272,14 @@ class Attack:
         )
 
 
-def check_models(model: Any, ensemble: str | Sequence[float]) -> str | Sequence[float]:
+def _names(kind: type[Attack]) -> tuple[frozenset[str], frozenset[str]]:
+    """(the options that an attack takes, those that it must have)."""
+    own = [p for p in inspect.signature(kind.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    required = {p.name for p in own if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+    return frozenset({p.name for p in own} - {"self"} | _NAMES), frozenset(required)
+
+
+def check_models(model: Any, ensemble: Any) -> str | Sequence[float]:
     """Something callable, or a sequence or mapping of such things with a weight for each. Gives back the ensemble."""
     found = members(model)
     if not found:
@@ -267,13 +294,27 @@ def check_models(model: Any, ensemble: str | Sequence[float]) -> str | Sequence[
         return ensemble
     if len(found) == 1:
         raise ValueError(f"ensemble: wanted no weights beside one model, got {ensemble!r}")
+    if isinstance(ensemble, Mapping):
+        ensemble = _by_name(model, ensemble)
     try:
+        if getattr(ensemble, "ndim", 1) != 1:  # NumPy makes numbers of rows of length one
+            raise TypeError
         weights = [float(w) for w in ensemble]
     except (TypeError, ValueError):
         raise TypeError(f"ensemble: wanted a name or {len(found)} weights, got {ensemble!r}") from None
     if len(weights) != len(found) or not all(0 <= w < math.inf for w in weights) or not sum(weights) > 0:
         raise ValueError(f"ensemble: wanted {len(found)} weights, finite and >= 0, one for each model, got {weights}")
     return weights
+
+
+def _by_name(model: Any, weights: Mapping[str, float]) -> list[float]:
+    """The weights in the order of the models."""
+    if not isinstance(model, (Mapping, nn.ModuleDict)):
+        raise TypeError(f"ensemble: wanted weights in order (the models have no names), got {dict(weights)}")
+    if model.keys() != weights.keys():
+        wanted, got = (", ".join(map(repr, names)) for names in (model.keys(), weights.keys()))
+        raise ValueError(f"ensemble: wanted weights of the models {wanted}, got those of {got or 'none'}")
+    return [weights[name] for name in model]
 
 
 def _check_kernel(smooth: Any) -> None:

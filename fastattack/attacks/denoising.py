@@ -20,7 +20,7 @@ class DenoisingPGD(Attack):
     Args:
         model: the denoiser, called as model(y); see fa.with_sigma for models called as model(y, sigma).
         eps: radius on the scale of the images (5/255); a float or (B,).
-        steps, step: number and length of the steps; step=None means 2 eps / steps.
+        steps, step: number and length of the steps; step=None means 2.5 eps / steps.
         norm: "linf" or "l2".
         preserve_noise: keep mean and norm of the noise. Excludes ``bounds``.
         sigma: standard deviation of the noise on the scale of the images, for the typicality in the result, or None.
@@ -52,7 +52,7 @@ class ObsAtk(Attack):
         model: the denoiser, called as model(y).
         eps: l2 radius of each sample on the scale of the images, a float or (B,). A perturbation of rms r in a sample
             of d numbers has the radius r sqrt(d).
-        steps, step: number and length of the steps; step=None means 2 eps / steps.
+        steps, step: number and length of the steps; step=None means 2.5 eps / steps.
         sigma: standard deviation of the noise on the scale of the images, for the typicality in the result, or None.
         options: see `fastattack.attacks.base.Options`.
 

@@ -20,7 +20,7 @@ class PGD(Attack):
         eps: radius on the scale of x; a float or (B,).
         objective: per-sample function of (output, target); fa.objectives.mse by default, cross_entropy for classifiers.
         norm: "linf", "l2" or "l1"; "l1" moves the ``sparsity`` share of the pixels with the largest gradients.
-        steps, step: number and length of the steps; step=None means 2 eps / steps.
+        steps, step: number and length of the steps; step=None means 2.5 eps / steps.
         bounds: (low, high) of the pixels, or None. Classifiers want (0, 1).
         options: see `Options`.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import engine
 from ..engine import Models, Moment, Progress, Source
+from ..engine.loop import losses
 from ..guard import random_state
 from ..inputs import check_input, check_target
 from ..objectives import Objective
@@ -217,18 +218,22 @@ class Universal(Attack):
         sample_ids: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> AttackResult:
-        """`fit` on x, then `apply`; the losses in the result are the mean over x for each sample."""
+        """`fit` on x, then `apply`; the losses in the result are each sample's own, at the price of a forward pass."""
         for name, value in (("mask", mask), ("sample_ids", sample_ids)):
             if value is not None:
                 raise ValueError(f"{name}: wanted None for a universal perturbation, which is one for all samples")
         began = time.perf_counter()
         found = self.fit(x, target, progress=progress)
         steps = torch.full((len(x),), found.steps, device=x.device)
-        loss = torch.full((len(x),), found.loss, dtype=torch.float64, device=x.device)
         zero = torch.zeros_like(steps)
+        adversarial = self.apply(x.detach(), found.perturbation)
+        loss = losses(
+            self.model, _Cut(adversarial, _on(target, x), self.batch), objective=self.objective, schedule=self.schedule,
+            ensemble=self.ensemble,
+        )  # fmt: skip
         return AttackResult(
-            self.apply(x.detach(), found.perturbation), loss, steps, zero, steps, None, None,
-            time.perf_counter() - began, found.complete,
+            adversarial, loss, steps, zero, steps, None, None, time.perf_counter() - began, found.complete,
+            self._successes(loss),
         )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def attack(
         str, _OPTION(help="radius of the ball for images in [0, 1], such as 5/255 (l2, obsatk: of the whole image)")
     ] = "5/255",
     steps: Annotated[int | None, _OPTION(help="gradient steps, default 10; for square: queries; fgsm: none")] = None,
-    step: Annotated[str | None, _OPTION(help="length of a step, default 2 eps / steps; fgsm, square: none")] = None,
+    step: Annotated[str | None, _OPTION(help="length of a step, default 2.5 eps / steps; fgsm, square: none")] = None,
     norm: Annotated[str | None, _OPTION(help="linf, l2 or l1, default linf; obsatk: always l2")] = None,
     preserve_noise: Annotated[bool, _OPTION(help="keep mean and norm of the noise (denoising-pgd)")] = True,
     restarts: Annotated[int, _OPTION(help="independent random starts; the best is kept")] = 1,

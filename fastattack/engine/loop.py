@@ -6,8 +6,8 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..fast import Prepared, Speed
 from ..guard import fresh, left_as_found, rows_of
-from ..inputs import check_clean, check_grid, check_input, check_target, dense
+from ..inputs import check_clean, check_data, check_grid, check_input, check_target, dense, misfit
 from ..objectives import Objective
 from ..objectives.perceptual import remembering
 from ..ops import check
@@ -24,7 +24,7 @@ from ..ops.dispatch import resolve
 from ..threat import Threat, share_of
 from .job import Job
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
-from .source import Ensemble, Models, Single, Smoothed, Source, View, Viewed
+from .source import Ensemble, Model, Models, Moment, Single, Smoothed, Source, View, Viewed
 from .walk import Rule, Steepest, Walk
 
 Report = Callable[[Progress], None] | None
@@ -221,11 +221,13 @@ def attack(
             (one restart); the loss is NaN then.
 
     Raises:
-        TypeError, ValueError: input, model or objective do not fit. NonFiniteError: NaN or infinity on the way.
+        TypeError, ValueError: input, model or objective do not fit (where torch failed, and parameters and input
+            differ in device or type, both are named). NonFiniteError: NaN or infinity on the way.
         MemoryError: one sample, or max_batch of them, did not fit.
     """
     began = time.perf_counter()
     check_input(origin, threat.bounds)
+    check_data(members(model), origin, target)
     clean = check_clean(target, origin, mask) if threat.preserve_noise else None
     if threat.zero_mean and mask is not None:
         raise ValueError("mask: wanted None with zero_mean=True (the mean is that of every pixel)")
@@ -234,7 +236,7 @@ def attack(
     table = resolve(origin.device, schedule.backend)
     radius = _radius(threat, schedule)
     eps = check.per_sample(radius, "eps", origin, least=0.0, down=threat.norm == "linf")
-    default = eps * (2.0 / schedule.steps)
+    default = eps * (2.5 / schedule.steps)
     step = check.per_sample(default if schedule.step is None else schedule.step, "step", origin)
     step = -step if schedule.minimise else step
     share = share_of(threat, origin)
@@ -263,6 +265,7 @@ def attack(
         own = dense(fresh(origin))
         goal = fresh(target) if isinstance(target, Tensor) else target
         known = None if clean is None else dense(fresh(clean))
+        stack.enter_context(_told(source.models, origin, target))
         jobs, complete = _in_parts(job_of, batch, rule, schedule, progress)
 
     def whole(name: str) -> Tensor:
@@ -273,6 +276,44 @@ def attack(
         whole("best"), whole("best_loss"), whole("best_step"), whole("best_restart"), whole("used"),
         time.perf_counter() - began, complete, source.how,
     )  # fmt: skip
+
+
+@contextmanager
+def _told(models: Sequence[Model], origin: Tensor, target: Any) -> Iterator[None]:
+    """torch's errors about devices and types name neither model nor input."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = misfit(models, origin, target)
+        if not reason:
+            raise
+        raise ValueError(f"{reason} ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})") from error
+
+
+def losses(
+    model: Models,
+    batches: Iterable[tuple[Tensor, Any]],
+    *,
+    objective: Objective,
+    schedule: Schedule,
+    ensemble: str | Sequence[float] = "mean",
+) -> Tensor:
+    """The loss (N,) of each sample, float64, by the models as they are; no gradient, and no random view."""
+    found: list[Tensor] = []
+    count = 0
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        source: Source | None = None
+        for x, target in batches:
+            if source is None:
+                source = source_of(model, resolve(x.device, schedule.backend), schedule, ensemble=ensemble)
+                for one in source.models:
+                    stack.enter_context(left_as_found(one, x.device, eval_mode=schedule.eval_mode))
+            moment = Moment(schedule.seed, schedule.steps, torch.arange(count, count + len(x), device=x.device))
+            found.append(source.value(fresh(x), target, objective, moment).double())
+            count += len(x)
+    return torch.cat(found)
 
 
 def _radius(threat: Threat, schedule: Schedule) -> float | Tensor:

@@ -25,7 +25,8 @@ class Schedule:
 
     Attributes:
         steps: gradients (or queries) for each restart, >= 1.
-        step: length of a step on the scale of the images, a float or (B,); None means 2 eps / steps.
+        step: length of a step on the scale of the images, a float or (B,); None means 2.5 eps / steps (Madry et al.,
+            arXiv 1706.06083, choose such steps).
         random_start: start at a random point of the ball instead of its centre.
         restarts: independent starts; the best of all is kept.
         minimise: go down the objective instead of up (targeted attacks).

@@ -19,8 +19,9 @@ from .memory import LEAST, PIXELS, Anchor, Layout
 from .precision import precision_of
 from .speed import Speed
 
-FEW = 2
-"""Samples of the check in further attack calls; two, so that one that sees its neighbours is found."""
+FEW, SIDE = 2, 32
+"""Samples of the check in further attack calls, and pixels along a side of the part of them that is tried first; two
+samples, so that one that sees its neighbours is found."""
 SCALE, LESS = 2.0**24, 6
 """Of fp16's losses at first, and the powers of two that an overflow takes from it."""
 _CONVS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -50,8 +51,9 @@ class Prepared:
     Everything is decided at the first gradient, and checked against the model as it is: where outputs differ, or the
     check fails in whatever way, the model as it is makes the gradients of the whole batch, and ``how`` says so. The
     check is made in each attack call, since all that tells whether a model has changed is blind to some changes
-    (``.data``, the statistics of batch norms, what a forward method looks up): with the whole first batch, or with FEW
-    samples where structure and shape are those of the last one that passed.
+    (``.data``, the statistics of batch norms, what a forward method looks up): with the whole first batch, or, where
+    structure and shape are those of the last one that passed, with the middle of FEW samples (all of FEW samples where
+    the model takes no other size).
 
     What a forward method writes into attributes of its module during gradients is lost with the copy.
     """
@@ -78,8 +80,15 @@ class Prepared:
 
     @property
     def reduced(self) -> bool:
-        """The losses that come with gradients are not those of the model as it is, called as it is."""
-        return self.plan is not None and (self.precision.reduced or self.plan.fast is not self.model)
+        """The losses that come with gradients are not those of the model as it is, in its own precision.
+
+        A copy in another memory format alone has the same parameters and computes the same, in another order: its
+        losses count. Those of folded, compiled and lower-precision ones do not.
+        """
+        plan = self.plan
+        if plan is None or self.precision.reduced:
+            return plan is not None
+        return plan.fast is not self.model and (bool(plan.pairs) or self.speed.compile)
 
     # -- once ----------------------------------------------------------------------------------------------------------
 
@@ -170,7 +179,8 @@ class Prepared:
         key: Hashable = None
         if self.module is not None:
             key = (fold.fingerprint(self.module), x.shape, x.dtype, x.device, plan.pairs, plan.images, plan.chunk)
-            if key == _sound.get(self.module) and self._agrees(replace(plan, chunk=min(plan.chunk, 1)), x[:FEW]):
+            few = replace(plan, chunk=min(plan.chunk, 1))
+            if key == _sound.get(self.module) and any(self._agrees(few, part) for part in _parts(x)):
                 return ""
         problem = self._difference(plan, x)
         if self.module is not None and not problem:
@@ -256,6 +266,15 @@ class Prepared:
             return function(self.model, seen, target)
         parts = [slice(first, first + plan.chunk) for first in range(0, batch, plan.chunk)]
         return torch.cat([function(self.model, seen[rows], rows_of(target, rows, batch)) for rows in parts])
+
+
+def _parts(x: Tensor) -> list[Tensor]:
+    """What the check looks at where it has seen the whole batch before, least first."""
+    few = x[:FEW]
+    if x.dim() != 4 or max(x.shape[2:]) <= SIDE:
+        return [few]
+    top, left = (max(0, (side - SIDE) // 2) for side in x.shape[2:])
+    return [few[:, :, top : top + SIDE, left : left + SIDE].contiguous(), few]
 
 
 def _tensors(model: Call) -> Iterator[Tensor]:

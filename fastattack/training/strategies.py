@@ -117,6 +117,11 @@ class TypicalSet(Plain):
     """TS training (arXiv 2412.05943): noise from the typical sets around the Gaussian, mixed with Gaussian noise."""
 
 
+def step_of(eps: float, steps: int) -> float | None:
+    """2 eps / steps, written out: a resumed training goes on as it began, whatever the attacks' default becomes."""
+    return 2 * eps / steps or None
+
+
 @dataclass(frozen=True)
 class PGDTraining(Plain):
     """Adversarial training: every input attacked by DenoisingPGD. eps is the linf radius on the scale of the images."""
@@ -130,8 +135,8 @@ class PGDTraining(Plain):
 
     def _pairs(self, model: Model, noisy: Tensor, clean: Tensor, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         attack = DenoisingPGD(
-            model, eps=self.eps, steps=self.steps, preserve_noise=self.preserve_noise, seed=seed,
-            backend=self.sampler.backend,
+            model, eps=self.eps, steps=self.steps, step=step_of(self.eps, self.steps),
+            preserve_noise=self.preserve_noise, seed=seed, backend=self.sampler.backend,
         )  # fmt: skip
         return attack(noisy, clean, sample_ids=ids), clean
 
@@ -153,7 +158,8 @@ class HAT(Plain):
 
     def _pairs(self, model: Model, noisy: Tensor, clean: Tensor, seed: int, ids: Tensor) -> tuple[Tensor, Tensor]:
         radius = self.eps * clean[0].numel() ** 0.5
-        attack = ObsAtk(model, eps=radius, steps=self.steps, seed=seed, backend=self.sampler.backend)
+        step = step_of(radius, self.steps)
+        attack = ObsAtk(model, eps=radius, steps=self.steps, step=step, seed=seed, backend=self.sampler.backend)
         attacked = attack(noisy, clean, sample_ids=ids)
         return torch.cat((noisy, attacked)), torch.cat((clean, clean))
 

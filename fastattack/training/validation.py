@@ -16,6 +16,7 @@ from ..job import add_noise
 from ..metrics import psnr
 from .config import require_number, require_whole
 from .data import require_image
+from .strategies import step_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,8 @@ class Validation:
 
     def _attack(self, model: Model) -> DenoisingPGD:
         return DenoisingPGD(
-            model, eps=self.eps, steps=self.steps, preserve_noise=self.preserve_noise, seed=self.seed
+            model, eps=self.eps, steps=self.steps, step=step_of(self.eps, self.steps),
+            preserve_noise=self.preserve_noise, seed=self.seed,
         )  # fmt: skip
 
 
