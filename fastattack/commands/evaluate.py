@@ -42,6 +42,7 @@ def evaluate(
     restarts: Annotated[int | None, _OPTION(help="independent random starts, default 1")] = None,
     seed: Annotated[int | None, _OPTION(help="of noise, random starts and confidence intervals, default 0")] = None,
     max_batch: Annotated[int | None, _OPTION(help="images of one size at a time, default 4")] = None,
+    channels: Annotated[int | None, _OPTION(help="of the images, 1 or 3; default: what the models take")] = None,
     crop: Annotated[int | None, _OPTION(help="edge of central crops; default: whole images")] = None,
     limit: Annotated[int | None, _OPTION(help="only the first so many images")] = None,
     quality: Annotated[list[str] | None, _OPTION(help="beside PSNR: ssim (default), lpips, or none")] = None,
@@ -71,7 +72,7 @@ def evaluate(
     given = {
         "models": models, "targets": targets, "data": data, "sigma": sigma, "attack": attack, "eps": eps,
         "steps": steps, "step": step, "norm": norm, "preserve_noise": preserve_noise, "restarts": restarts,
-        "seed": seed, "max_batch": max_batch, "crop": crop, "limit": limit,
+        "seed": seed, "max_batch": max_batch, "channels": channels, "crop": crop, "limit": limit,
         "quality": [] if quality == ["none"] else quality, "lpips_weights": lpips_weights, "shared_db": shared_db,
         "confidence": confidence, "draws": draws, "save_attacked": save_attacked, "precision": precision,
         "backend": backend,

@@ -52,18 +52,24 @@ def open_panel(study: Study, device: str | torch.device) -> Panel:
     """
     specs = [parse_spec(text) for text in (*study.models, *study.targets)]
     check_labels(specs)
-    opened = {spec.label: open_model(spec, sigma=study.sigma, device=device) for spec in specs}
+    found: dict[str, OpenedModel] = {}
+    channels = study.channels
+    for spec in sorted(specs, key=lambda spec: spec.kind == "deepinv"):  # those are made for the channels of the others
+        wanted = channels if spec.kind == "deepinv" else study.channels
+        found[spec.label] = open_model(spec, sigma=study.sigma, channels=wanted, device=device)
+        channels = channels or found[spec.label].channels
+    opened = {spec.label: found[spec.label] for spec in specs}
     sources = tuple(spec.label for spec in specs[: len(study.models)])
     for name in sources:
         if not opened[name].differentiable and study.attack != "square":
             raise ValueError(
                 f"models: {name} has no gradient for {study.attack}; name it with --targets, or attack it with square"
             )
-    channels = {name: one.channels for name, one in opened.items() if one.channels is not None}
-    if len(set(channels.values())) > 1:
-        told = ", ".join(f"{name} takes {n}" for name, n in channels.items())
+    taken = {name: one.channels for name, one in opened.items() if one.channels is not None}
+    if len(set(taken.values())) > 1:
+        told = ", ".join(f"{name} takes {n}" for name, n in taken.items())
         raise ValueError(f"models: wanted models of as many channels, but {told}; evaluate gray and colour apart")
-    return Panel(opened, sources, next(iter(channels.values()), 1))
+    return Panel(opened, sources, channels or 1)
 
 
 def check_sizes(panel: Panel, pictures: Pictures, max_batch: int) -> None:

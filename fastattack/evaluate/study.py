@@ -36,6 +36,7 @@ class Study:
         steps, step, norm, preserve_noise, restarts, seed, backend, precision: of the attack; see `JobConfig`.
         max_batch: images of one shape attacked together. The batches decide the last bits of results, so a run of many
             processes makes the same ones.
+        channels: 1 or 3, as the images are read; None: what the models take.
         crop: edge of a central crop; None: whole images.
         limit: only the first so many images.
         quality: measures beside PSNR: "ssim", "lpips".
@@ -58,6 +59,7 @@ class Study:
     restarts: int = 1
     seed: int = 0
     max_batch: int = 4
+    channels: int | None = None
     crop: int | None = None
     limit: int | None = None
     quality: tuple[str, ...] = ("ssim",)
@@ -78,6 +80,8 @@ class Study:
         for name, least in (("max_batch", 1), ("crop", 1), ("limit", 1), ("draws", 1), ("seed", 0)):
             if (value := getattr(self, name)) is not None or name not in ("crop", "limit"):
                 require_whole(value, name, least)
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels: wanted 1 or 3, got {self.channels!r}")
         for name in ("preserve_noise", "save_attacked"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: wanted true or false, got {getattr(self, name)!r}")
