@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require
 from .bootstrap import Array, Bootstrap
 from .table import Table, read_parquet
 
@@ -114,10 +115,9 @@ def _by_key(scores: Table) -> dict[Key, Images]:
 
 
 def _difference(key: Key, pair: Array, bootstrap: Bootstrap, permutations: int) -> Difference:
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise RuntimeError(f"compare: wanted SciPy ({error}); pip install 'fastattack[evaluate]'") from error
+    require("scipy.stats", what="compare", extra="evaluate")
+    from scipy import stats
+
     change = pair[:, 1] - pair[:, 0]
     mean = bootstrap.means({"change": change})["change"]
     p = 1.0

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from ..job import JobConfig, build_attack
 from ..numbers import parse_number
 from ..training.config import require_whole
@@ -149,10 +150,9 @@ def study_file(path: Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: no YAML, or not a mapping; names the file.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise RuntimeError(f"config: wanted PyYAML ({error}); pip install 'fastattack[evaluate]'") from error
+    require("yaml", what="config", extra="evaluate")
+    import yaml
+
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require
 from ..files import write_atomic
 
 Table = dict[str, Any]
@@ -38,15 +39,11 @@ def rows_where(table: Table, **wanted: Any) -> Table:
 
 
 def require_pyarrow() -> Any:
-    """The package, or a RuntimeError that names the extra."""
-    try:
-        import pyarrow
-        import pyarrow.csv
-        import pyarrow.parquet
-    except ImportError as error:
-        raise RuntimeError(
-            f"tables: wanted pyarrow, which is not here ({error}); pip install 'fastattack[evaluate]'"
-        ) from error
+    """The package. Raises RuntimeError, which names the extra, where it is missing."""
+    for module in ("pyarrow.csv", "pyarrow.parquet"):
+        require(module, what="tables", extra="evaluate")
+    import pyarrow
+
     return pyarrow
 
 

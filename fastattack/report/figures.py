@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ..extras import require
 from ..files import write_atomic
-from .extras import require
 from .study import MEASURES, Cell, Estimate, Grid, Results, eps_label, estimate, grid, own, short_labels
 
 if TYPE_CHECKING:

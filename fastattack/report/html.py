@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from ..files import write_atomic
 from . import study
 from .conclusions import conclude, warnings
-from .extras import require
 from .figures import figure_name, write_figures
 from .study import MEASURES, NBSP, QUALITY, Cell, Estimate, Measure, Results, estimate, grid, quality
 

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..extras import require
 from ..files import write_atomic
 from ..images import save_png
 from ..typical import SpectrumFit
-from .extras import require
 from .folder import OutputFolder
 
 KINDS = {

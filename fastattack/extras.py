@@ -1,4 +1,4 @@
-"""Packages that only a report needs."""
+"""Packages that an extra brings."""
 
 from __future__ import annotations
 
