@@ -140,23 +140,41 @@ def dies():
 """
 
 
-def test_a_process_that_dies_is_named_and_resuming_finishes(alone, tmp_path, monkeypatch):
+def _two_ranks(arguments: list[list], **more: str) -> list[tuple[int, str]]:
+    """(exit code, stderr) of two processes without a launcher."""
+    where = {**ONE_THREAD, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", **more}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fastattack", *map(str, each)],
+            cwd=ROOT, env={**where, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
+        )
+        for rank, each in enumerate(arguments)
+    ]  # fmt: skip
+    told = [rank.communicate(timeout=300)[1] for rank in ranks]
+    return [(rank.returncode, words) for rank, words in zip(ranks, told, strict=True)]
+
+
+def test_machines_without_a_common_disk(alone, tmp_path):
+    """Each process has a place of its own; all shards come to that of rank 0."""
+    models, data, one = alone
+    here, there = tmp_path / "here" / "out", tmp_path / "there" / "out"
+    ended = _two_ranks([small_study.arguments(models, data, out) for out in (here, there)])
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert small_study.content(here) == small_study.content(one)
+    assert not list(there.parent.iterdir())
+
+
+def test_a_process_that_dies_is_named_and_resuming_finishes(alone, tmp_path):
     """Without a launcher that would notice: rank 0 does itself."""
     models, data, one = alone
     (tmp_path / "restorers.py").write_text(models.read_text() + DIES)
     out = tmp_path / "out"
     arguments = small_study.arguments(tmp_path / "restorers.py", data, out, names=("small", "dies"))
-    where = {**ONE_THREAD, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", "DIE": "1"}
-    command = [sys.executable, "-m", "fastattack", *map(str, arguments), "--patience", "2"]
-    ranks = [
-        subprocess.Popen(command, cwd=ROOT, env={**where, "RANK": str(r)}, stderr=subprocess.PIPE, text=True)
-        for r in range(2)
-    ]
-    told = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert ranks[1].returncode == -signal.SIGKILL
-    assert ranks[0].returncode == 2
-    assert "rank 1 of 2 died" in told[0]
-    assert "--resume" in told[0]
+    (code, told), (died, _) = _two_ranks([[*arguments, "--patience", 2]] * 2, DIE="1")
+    assert died == -signal.SIGKILL
+    assert code == 2
+    assert "rank 1 of 2 died" in told
+    assert "--resume" in told
     assert not out.exists()
     assert 0 < _shards(out) < 4
     ran = _torchrun(2, *arguments, "--resume")
@@ -168,17 +186,13 @@ def test_a_process_that_dies_is_named_and_resuming_finishes(alone, tmp_path, mon
 
 def test_an_error_in_one_process_ends_all_with_its_words(alone, tmp_path):
     models, data, _ = alone
-    small, text = tmp_path / "restorers.py", models.read_text()
-    small.write_text(text + "\n\nif os.environ.get('RANK') == '1':\n    raise RuntimeError('no licence here')\n")
+    broken = tmp_path / "restorers.py"
+    broken.write_text(
+        models.read_text() + "\n\nif os.environ.get('RANK') == '1':\n    raise RuntimeError('no licence here')\n"
+    )
     out = tmp_path / "out"
-    where = {**ONE_THREAD, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "fastattack", *map(str, small_study.arguments(small, data, out))]
-    ranks = [
-        subprocess.Popen(command, cwd=ROOT, env={**where, "RANK": str(r)}, stderr=subprocess.PIPE, text=True)
-        for r in range(2)
-    ]
-    told = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [2, 2]
-    assert "rank 1 of 2 failed" in told[0]
-    assert "no licence here" in told[0]
+    ended = _two_ranks([small_study.arguments(broken, data, out)] * 2)
+    assert [code for code, _ in ended] == [2, 2]
+    assert "rank 1 of 2 failed" in ended[0][1]
+    assert "no licence here" in ended[0][1]
     assert not out.exists()

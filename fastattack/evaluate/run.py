@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -79,6 +80,8 @@ def run_study(
     run.work(show)
     run.collect()
     results: dict[str, Any] = team.first(lambda: run.finish(time.perf_counter() - began))
+    if team.rank > 0:
+        shutil.rmtree(folder.work, ignore_errors=True)  # still there on a disk of its own: rank 0 has all of it
     return results
 
 
