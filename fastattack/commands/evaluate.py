@@ -34,7 +34,7 @@ def evaluate(
     attack: Annotated[str | None, _OPTION(help="as for `fastattack attack`, default denoising-pgd")] = None,
     eps: Annotated[list[str] | None, _OPTION(help="radii for images in [0, 1], default 5/255")] = None,
     steps: Annotated[int | None, _OPTION(help="gradient steps, or queries of square; default 10")] = None,
-    step: Annotated[str | None, _OPTION(help="length of a step, default 2 eps / steps")] = None,
+    step: Annotated[str | None, _OPTION(help="length of a step, default 2.5 eps / steps")] = None,
     norm: Annotated[str | None, _OPTION(help="linf, l2 or l1, default linf; obsatk: l2")] = None,
     preserve_noise: Annotated[
         bool | None, _OPTION("--preserve-noise/--no-preserve-noise", help="keep mean and norm of the noise (default)")
