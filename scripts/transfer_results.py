@@ -2,8 +2,8 @@
 
     python scripts/transfer_results.py out/gray_kept out/gray_free ... --json docs/results/transfer.json > tables.md
 
-Prints, for each folder, what each model has without an attack, the drop with its interval, the robustness similitude and the
-share of common adversarial samples; the JSON file holds the matrices and statistics of all of them.
+Prints, for each folder, what each model has without an attack, the drop with its interval, the robustness similitude
+and the share of common adversarial samples; the JSON file holds the matrices and statistics of all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def tables(matrix: dict[str, Any], statistics: list[dict[str, Any]]) -> str:
     before = [cell(value) for value in matrix["psnr_before"]["mean"]]
     drop = [[name, *(interval(matrix["drop"], i, j) for j in range(len(targets)))] for i, name in enumerate(sources)]
     parts = [
-        "Restored without an attack, and lost (dB, 95 % interval over images), crafted on (down), restored by (across):",
+        "Without an attack, and lost (dB, 95 % interval over images); crafted on (down), restored by (across):",
         table(["", *targets], [["PSNR, dB", *before], *drop]),
     ]
     for name, told in (
