@@ -69,37 +69,40 @@ class Team(AbstractContextManager["Team"]):
         if self.size == 1:
             return
         try:
-            if error is None:
-                self._leave()
-            elif not self._store.check(["failed"]):
+            if error is not None and not self._store.check(["failed"]):
                 told = " ".join(str(error).split())
                 if not isinstance(error, RankError):
                     told = f"{self._name(self.rank)} failed: {type(error).__name__}: {told}"
                 self._store.set("failed", told)
-                time.sleep(2 * _TICK)  # for the others to read it
-        except dist.DistError:
+            self._leave(error is None)
+        except dist.DistError:  # the store went with its holder: nobody is left to be told
             if error is None:
                 raise
         finally:
             self._over.set()
             dist.destroy_process_group()
 
+    @classmethod
+    def alone(cls) -> Team:
+        """One process, whatever the environment says."""
+        team = cls.__new__(cls)
+        team.rank, team.size, team.local_rank = 0, 1, 0
+        return team
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, by rank, in every one of them."""
         if self.size == 1:
             return [value]
-        self._meet()
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        self._together(lambda: dist.all_gather_object(values, value))
         return values
 
     def tell(self, value: Any = None) -> Any:
         """The value of rank 0, in every process."""
         if self.size == 1:
             return value
-        self._meet()
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        self._together(lambda: dist.broadcast_object_list(values, src=0))
         return values[0]
 
     def first(self, work: Callable[[], Any]) -> Any:
@@ -110,6 +113,12 @@ class Team(AbstractContextManager["Team"]):
         """Raises RankError where another process has failed, or has given no sign of life for ``patience`` seconds."""
         if self.size == 1:
             return
+        try:
+            self._look()
+        except dist.DistError as error:
+            raise RankError(f"{self._name(0)}, or what holds its store, died: {error}") from error
+
+    def _look(self) -> None:
         if self._store.check(["failed"]):
             raise RankError(self._store.get("failed").decode())
         for rank in range(self.size):
@@ -125,25 +134,30 @@ class Team(AbstractContextManager["Team"]):
     def _name(self, rank: int) -> str:
         return f"rank {rank} of {self.size}"
 
-    def _meet(self) -> None:
-        """Until all are here: a collective that waits for the dead would hang without saying whose fault it is."""
+    def _together(self, collective: Callable[[], None]) -> None:
+        """When all are here: a collective that waits for the dead would hang without saying whose fault it is."""
         self._meetings += 1
-        self._store.set(f"here/{self._meetings}/{self.rank}", "")
-        self._wait_for([f"here/{self._meetings}/{rank}" for rank in range(self.size)])
-
-    def _leave(self) -> None:
-        """Rank 0, which may hold the store, leaves last."""
-        self._store.set(f"left/{self.rank}", "")
-        if self.rank == 0:
-            self._wait_for([f"left/{rank}" for rank in range(self.size)])
-
-    def _wait_for(self, keys: list[str]) -> None:
+        keys = [f"here/{self._meetings}/{rank}" for rank in range(self.size)]
         try:
+            self._store.set(keys[self.rank], "")
             while not self._store.check(keys):
-                self.check()
+                self._look()
                 time.sleep(0.02)
-        except dist.DistError as error:
-            raise RankError(f"{self._name(0)}, or what holds its store, died: {error}") from error
+            collective()
+        except (dist.DistError, ConnectionError) as error:
+            self.check()  # says who, where that is known
+            raise RankError(f"a process of {self.size} was lost: {error}") from error
+
+    def _leave(self, well: bool) -> None:
+        """Rank 0, which may hold the store, leaves last, so that the others can read why."""
+        self._store.set(f"left/{self.rank}", "")
+        limit = time.monotonic() + self.patience
+        while self.rank == 0 and not self._store.check([f"left/{rank}" for rank in range(self.size)]):
+            if well:
+                self._look()
+            elif time.monotonic() > limit:
+                return
+            time.sleep(0.02)
 
     def _tick(self) -> None:
         count = 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from .ops import check, dispatch, distances
 from .ops.distance import psnr as decibels
 
-_WINDOW = 11  # of SSIM, pixels
+WINDOW = 11  # of SSIM, pixels
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
@@ -84,12 +84,12 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """
     _check_range(data_range)
     _check_pair(a, b)
-    if min(a.shape[2:]) < _WINDOW:
-        raise ValueError(f"ssim: wanted images of {_WINDOW} x {_WINDOW} pixels at least, got shape {tuple(a.shape)}")
+    if min(a.shape[2:]) < WINDOW:
+        raise ValueError(f"ssim: wanted images of {WINDOW} x {WINDOW} pixels at least, got shape {tuple(a.shape)}")
     _, windows = _torchmetrics_ssim()(
         a.double(), b.double(), data_range=float(data_range), reduction="none", return_full_image=True
     )
-    rim = _WINDOW // 2
+    rim = WINDOW // 2
     inside: Tensor = windows[..., rim:-rim, rim:-rim]
     return inside.flatten(1).mean(1)
 

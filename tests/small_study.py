@@ -52,7 +52,7 @@ def breaks():
     return Breaks(3)
 '''
 
-SMALL = ("--steps", 2, "--max-batch", 2, "--draws", 50)
+SMALL = ("--steps", 2, "--max-batch", 2, "--draws", 50, "--channels", 1)
 
 
 def make(folder: Path, images: int = 5) -> tuple[Path, Path]:

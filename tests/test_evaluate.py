@@ -348,10 +348,11 @@ def test_a_model_of_one_shape_alone_is_found_before_any_work():
     from fastattack.models import OpenedModel
 
     pictures = Pictures(tuple(Picture(i, f"p{i}", Path(f"p{i}.png"), (32, 48), "") for i in range(3)), ())
+    study = Study(models=("x",), data=("x",), max_batch=2)
     for shape, fits in (((None, 1, 32, 48), True), ((2, 1, 32, 48), False), ((None, 1, 32, 32), False)):
         panel = Panel({"fixed": OpenedModel("fixed", "export:x", lambda y: y, shape=shape)}, ("fixed",), 1)
         if fits:
-            check_sizes(panel, pictures, 2)
+            check_sizes(panel, pictures, study)
         else:
             with pytest.raises(ValueError, match=r"fixed takes .* alone, and p\d.png comes as \d x 1 x 32 x 48"):
-                check_sizes(panel, pictures, 2)
+                check_sizes(panel, pictures, study)

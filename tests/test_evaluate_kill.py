@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fastattack.files import write_atomic
 from tests import small_study
 
 pytest.importorskip("pyarrow")
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = 12
+KILLS = 8
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -57,10 +60,7 @@ def _killed(arguments: list, out: Path, chance: random.Random) -> bool:
 
 def _kill_many_times(folder: Path) -> None:
     """One process imports everything once and forks the runs; then it goes on itself to the end."""
-    import torch
-
-    torch.set_num_threads(1)
-    models, data = small_study.make(folder, images=24)
+    models, data = _prepare(folder, images=24)
     whole, out = folder / "whole", folder / "out"
     assert _run_here(*small_study.arguments(models, data, whole, "--max-batch", 1)) == 0
     arguments = small_study.arguments(models, data, out, "--max-batch", 1, "--resume")
@@ -73,20 +73,95 @@ def _kill_many_times(folder: Path) -> None:
     print("went on from", *seen)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_random_moments_it_ends_in_the_same_files(tmp_path):
-    script = (
-        "import sys, pathlib; from tests import test_evaluate_kill as t; t._kill_many_times(pathlib.Path(sys.argv[1]))"
-    )
+def _prepare(folder: Path, images: int) -> tuple[Path, Path]:
+    import torch
+
+    from fastattack.evaluate import run
+
+    torch.set_num_threads(1)  # a fork would lack the other threads
+    run.write_report = lambda out, results: write_atomic(out / "report.html", b"stands for a page that takes seconds")
+    return small_study.make(folder, images=images)
+
+
+def _dies_at(count: int, arguments: list, total: Path) -> bool:
+    """Fork a run that ends, as by a kill, before its ``count``-th step on the disk; one that ends well counts them."""
+    child = os.fork()
+    if child:
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 9), code
+        return code == 9
+    steps = 0
+
+    def watched(step: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == count:
+                os._exit(9)
+            return step(*args, **options)
+
+        return run
+
+    for module, name in ((os, "rename"), (os, "replace"), (os, "mkdir"), (os, "rmdir"), (os, "fsync"), (os, "unlink")):
+        setattr(module, name, watched(getattr(module, name)))
+    code = _run_here(*arguments)
+    total.write_text(str(steps))
+    os._exit(code)
+
+
+def _kill_everywhere(folder: Path) -> None:
+    """A run that begins anew over a finished one, killed at each of its steps on the disk, goes on every time."""
+    models, data = _prepare(folder, images=2)
+    whole, out = folder / "whole", folder / "out"
+    few = ("--max-batch", 1)
+    assert _run_here(*small_study.arguments(models, data, whole, *few, names=("small",))) == 0
+    arguments = small_study.arguments(models, data, out, *few, names=("small",))
+    begun = folder / "begun"
+    assert _run_here(*arguments, "--seed", 1) == 0  # an earlier evaluation, to be replaced
+    shutil.copytree(out, begun)
+    total = folder / "total"
+    assert not _dies_at(0, [*arguments, "--overwrite"], total)
+    steps = int(total.read_text())
+    for count in (*range(1, 16), *range(16, steps - 12, 6), *range(steps - 12, steps + 1)):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(begun, out)
+        assert _dies_at(count, [*arguments, "--overwrite"], total), count
+        if out.exists():  # else it is put back when the next run begins
+            assert small_study.content(out) in (small_study.content(begun), small_study.content(whole)), count
+        again = "--resume" if out.with_name("out.partial").exists() else "--overwrite"
+        assert _run_here(*arguments, again) == 0, f"step {count}: {again} failed"
+        assert small_study.content(out) == small_study.content(whole), f"step {count}"
+        assert sorted(p.name for p in folder.glob(".*out*")) == [], count
+        assert not list(out.rglob("*.tmp"))
+    print("steps", steps)
+
+
+def _in_a_process(function: str, folder: Path) -> str:
+    script = f"import sys, pathlib; from tests import test_evaluate_kill as t; t.{function}(pathlib.Path(sys.argv[1]))"
     ran = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True
+        [sys.executable, "-c", script, str(folder)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    seen = [int(n) for n in ran.stdout.rsplit("went on from", 1)[1].split()]
+    return ran.stdout
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@needs_fork
+def test_killed_at_random_moments_it_ends_in_the_same_files(tmp_path):
+    told = _in_a_process("_kill_many_times", tmp_path)
+    seen = [int(n) for n in told.rsplit("went on from", 1)[1].split()]
     assert len({n for n in seen if 0 < n < 24}) >= 3, seen
     assert small_study.content(tmp_path / "out") == small_study.content(tmp_path / "whole")
     assert not list((tmp_path / "out").rglob("*.tmp"))
     assert not (tmp_path / "out.partial").exists()
+
+
+@needs_fork
+def test_killed_at_any_step_on_the_disk_it_goes_on(tmp_path):
+    told = _in_a_process("_kill_everywhere", tmp_path)
+    assert int(told.rsplit("steps", 1)[1]) > 40
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -23,20 +24,22 @@ def compare(
     from ..evaluate.bootstrap import Bootstrap
     from ..evaluate.compare import compare as compared
     from ..files import write_atomic
+    from ..report.folder import finite
 
     if out is not None and out.exists():
         raise FileExistsError(f"out: {out} is there already; name another file")
     found = compared(a, b, bootstrap=Bootstrap(confidence=confidence, seed=seed))
     if out is not None:
-        write_atomic(out, json.dumps(found.as_dict(), indent=2).encode())
+        write_atomic(out, json.dumps(finite(found.as_dict()), indent=2, allow_nan=False).encode())
     console = Console(width=None if sys.stdout.isatty() else 140)
     for name, (mine, theirs) in found.config.items():
         console.print(f"{name}: {mine} | {theirs}", markup=False, highlight=False)
     columns = ("eps", "crafted on", "restored by", "images", "A dB", "B dB", "B - A", "interval", "p", "p (Holm)")
-    table = Table(*columns, title=f"PSNR after restoring: A = {a}, B = {b}")
+    table = Table(*columns, title=escape(f"PSNR after restoring: A = {a}, B = {b}"))
     for row in found.differences:
         table.add_row(
-            "-" if row.eps is None else f"{row.eps * 255:.3g}/255", row.source or "not attacked", row.target,
+            "-" if row.eps is None else f"{row.eps * 255:.3g}/255", escape(row.source or "not attacked"),
+            escape(row.target),
             str(row.images), f"{row.a:.2f}", f"{row.b:.2f}", f"{row.difference:+.3f}",
             f"{row.low:+.3f} .. {row.high:+.3f}", f"{row.p:.2g}",
             f"{row.p_holm:.2g}" + (" *" if row.p_holm < 1 - confidence else ""),

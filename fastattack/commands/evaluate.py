@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
@@ -89,7 +90,7 @@ def evaluate(
         with Team(patience=patience) as team, _Shown(team) as shown:
             results = run_study(
                 study, out=out, device=device_of(_device(device, team)), team=team, resume=resume, overwrite=overwrite,
-                skip_bad=skip_bad, show=shown.show,
+                skip_bad=skip_bad, show=None if shown.quiet else shown.show,
             )  # fmt: skip
     except RankError as error:
         raise RankError(f"{error}; what is done is kept: go on with --resume") from error
@@ -139,9 +140,9 @@ def _tell(results: dict[str, Any], out: Path) -> None:
         eps = f"eps {matrix['eps'] * 255:.3g}/255"
         title = f"PSNR lost in dB, {eps}, {matrix['images']} images: crafted on (down), restored by"
         console.print(title, markup=False, highlight=False)
-        table = Table("", *matrix["targets"])
+        table = Table("", *map(escape, matrix["targets"]))
         for source, row in zip(matrix["sources"], matrix["drop"]["mean"], strict=True):
-            table.add_row(source, *("failed" if drop is None else f"{drop:.2f}" for drop in row))
+            table.add_row(escape(source), *("failed" if drop is None else f"{drop:.2f}" for drop in row))
         console.print(table)
     for name, model in results["models"].items():
         if model["failed"]:

@@ -24,7 +24,8 @@ class Difference:
         images: how many are paired.
         a, b: means.
         difference: mean of b - a; low, high: its bootstrap interval.
-        p: two-sided, of the paired permutation test (random signs); p_holm: after Holm's correction over all rows.
+        p: two-sided, of the paired permutation test (random signs); p_holm: after Holm's correction over all rows. NaN
+            where a restored image is the clean one, whose PSNR is infinite.
     """
 
     eps: float | None
@@ -80,7 +81,7 @@ def compare(a: Path, b: Path, *, bootstrap: Bootstrap | None = None, permutation
             found.append(_difference(key, pair, bootstrap, permutations))
     if not found:
         raise ValueError(f"compare: wanted runs with a model, a radius and an image in common, got none in {a} and {b}")
-    keys = sorted({*config_a, *config_b} - {"fastattack", "torch"})
+    keys = sorted({*config_a, *config_b})
     changed = {k: (config_a.get(k), config_b.get(k)) for k in keys if config_a.get(k) != config_b.get(k)}
     return Comparison(
         str(a), str(b), changed, _holm(found), [_words(k) for k in rows_a if k not in rows_b],
@@ -100,6 +101,8 @@ def _load(folder: Path) -> tuple[dict[str, Any], dict[Key, Images]]:
         config = json.loads(record.read_text(encoding="utf-8"))["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{record}: cannot be read as an evaluation: {error}") from error
+    if (run := folder / "run.json").is_file():
+        config = {**config, "images": json.loads(run.read_text(encoding="utf-8")).get("images")}  # their checksum
     scores, _ = read_parquet(folder / "scores.parquet")
     return config, _by_key(scores)
 
@@ -120,8 +123,8 @@ def _difference(key: Key, pair: Array, bootstrap: Bootstrap, permutations: int) 
 
     change = pair[:, 1] - pair[:, 0]
     mean = bootstrap.means({"change": change})["change"]
-    p = 1.0
-    if len(change) > 1 and change.any():
+    p = 1.0 if np.isfinite(change).all() else float("nan")  # both restored one image perfectly: infinite PSNR
+    if len(change) > 1 and change.any() and p == 1.0:
         p = float(stats.permutation_test(
             (change,), lambda x, axis: x.mean(axis), permutation_type="samples", vectorized=True,
             n_resamples=permutations, random_state=np.random.default_rng(bootstrap.seed),
@@ -135,10 +138,10 @@ def _difference(key: Key, pair: Array, bootstrap: Bootstrap, permutations: int) 
 
 def _holm(rows: list[Difference]) -> list[Difference]:
     """Holm (1979): the chance that any of the differences called significant is none stays below the level."""
-    order = sorted(range(len(rows)), key=lambda i: rows[i].p)
-    adjusted, worst = [0.0] * len(rows), 0.0
+    order = sorted((i for i in range(len(rows)) if rows[i].p == rows[i].p), key=lambda i: rows[i].p)
+    adjusted, worst = [float("nan")] * len(rows), 0.0
     for place, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(rows) - place) * rows[i].p))
+        worst = max(worst, min(1.0, (len(order) - place) * rows[i].p))
         adjusted[i] = worst
     return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +13,6 @@ from typing import Any
 
 from ..files import differences, write_atomic
 from ..report.folder import OutputFolder
-from .shards import Shards
 
 _RUN = "run.json"
 
@@ -39,6 +40,8 @@ class EvaluationFolder(OutputFolder):
     def __init__(self, out: Path, *, resume: bool = False, overwrite: bool = False) -> None:
         super().__init__(out, overwrite=overwrite or resume)
         self.resume = resume
+        if resume and self.out.exists() and any(self.out.iterdir()) and not (self.out / _RUN).is_file():
+            raise FileExistsError(f"out: {self.out} has no {_RUN} to go on from; pass --overwrite to begin anew")
         self.work = self.out.with_name(self.out.name + ".partial")
         if self.work.exists():
             if not (self.work / _RUN).is_file():
@@ -59,20 +62,41 @@ class EvaluationFolder(OutputFolder):
         return self.work / "shards"
 
     def begin(self, identity: dict[str, Any]) -> None:
-        """Make OUT.partial, or find it, or make it from a finished OUT whose failed parts are to be tried again."""
+        """Make OUT.partial, or find it, or make it from a finished OUT whose failed parts are to be tried again.
+
+        It appears at its place whole, by renaming, so that a kill leaves nothing that could not be gone on from.
+        """
         with self.named():
+            for left in self.work.parent.glob(f".{glob.escape(self.work.name)}.*"):
+                if left.suffix in (".new", ".gone"):  # of a kill
+                    shutil.rmtree(left, ignore_errors=True)
             if self.work.exists() and not self.resume:
-                old = self.work.with_name(f".{self.work.name}.old")
-                os.rename(self.work, old)  # whatever happens now, what is at its place is whole
-                shutil.rmtree(old)
-            finished = self.resume and not self.work.exists() and (self.out / _RUN).is_file()
-            if self.resume and (self.work.exists() or finished):
-                self._same((self.out if finished else self.work) / _RUN, identity)
-            write_atomic(self.work / _RUN, json.dumps(identity, indent=2).encode())
+                _remove(self.work)
+            if self.work.exists():
+                self._same(self.work / _RUN, identity)
+                self.clear()
+                return
+            finished = self.resume and self.out.exists()
             if finished:
-                shutil.copytree(self.out / "shards", self.shards)
-            self.shards.mkdir(parents=True, exist_ok=True)
-            Shards(self.shards).remove_leftovers()
+                self._same(self.out / _RUN, identity)
+            new = self.work.with_name(f".{self.work.name}.{secrets.token_hex(4)}.new")
+            try:
+                new.mkdir(parents=True)
+                if finished:
+                    shutil.copytree(self.out / "shards", new / "shards")
+                else:
+                    (new / "shards").mkdir()
+                write_atomic(new / _RUN, json.dumps(identity, indent=2).encode())
+                os.rename(new, self.work)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+
+    def join(self, identity: dict[str, Any]) -> None:
+        """For the other processes: where rank 0's OUT.partial is not seen, on a disk of its own, one is made."""
+        if (self.work / _RUN).is_file():
+            self._same(self.work / _RUN, identity)
+        elif not self.work.exists():
+            self.begin(identity)
 
     def _same(self, run: Path, identity: dict[str, Any]) -> None:
         try:
@@ -84,6 +108,15 @@ class EvaluationFolder(OutputFolder):
             raise ValueError(f"resume: {run} is of another run: {'; '.join(found[:5])}{more}")
 
     def clear(self) -> None:
-        """What an earlier attempt to finish left beside the shards."""
+        """What an earlier attempt to finish left beside the shards, and temporary files of a kill."""
         for name in ("figures", "examples"):
             shutil.rmtree(self.work / name, ignore_errors=True)
+        for path in [*self.work.glob(".*.tmp"), *self.shards.glob(".*.tmp")]:
+            path.unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    """Away from its place at once, whatever happens while its files are deleted."""
+    old = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.gone")
+    os.rename(folder, old)
+    shutil.rmtree(old, ignore_errors=True)

@@ -90,6 +90,7 @@ def build_matrix(
         attacks: kept beside the matrix.
         targets: the sources, in order, then the others.
         shared_db: what counts as a shared adversarial sample, dB, > 0.
+        failed: why, of each model that failed on an image.
 
     Raises:
         ValueError: no rows, targets that do not begin with the sources, a threshold that is not positive.
@@ -111,6 +112,9 @@ def build_matrix(
         if name.endswith(("_before", "_after")):
             cubes[name] = np.full(shape, np.nan)
             cubes[name][place] = scores[name]
+            for lost in failed or {}:  # on some image: no mean over fewer images than the others
+                cubes[name][:, [s == lost for s in sources]] = np.nan
+                cubes[name][:, :, [t == lost for t in targets]] = np.nan
     kinds = [name.removesuffix("_after") for name in cubes if name.endswith("_after")]
     before = {kind: _of_targets(cubes[f"{kind}_before"]) for kind in kinds}
     after = {kind: cubes[f"{kind}_after"] for kind in kinds}

@@ -78,7 +78,8 @@ def measure(
         go_on: a model that raises is written down as failed on this batch, and the others go on.
 
     Raises:
-        Whatever a model or an attack raises, with its name in front, where not ``go_on``.
+        TypeError, ValueError, ArithmeticError, MemoryError, else RuntimeError: what a model or an attack raised, with
+            the model's name in front, where not ``go_on``. What a measure raises, always.
     """
     run = _Run(batch, {**sources, **targets}, quality, sigma, go_on)
     for name in run.models:
@@ -126,13 +127,18 @@ class _Run:
             raise kind(f"{name}: {error}") from error
         self.measured.failures.setdefault(name, f"{type(error).__name__}: {' '.join(str(error).split())}")
 
-    def restore_noisy(self, name: str) -> None:
+    def restored_by(self, name: str, y: Tensor) -> Tensor | None:
+        """None where the model failed."""
         try:
-            restored = restore(self.models[name], self.batch.noisy)
-            self.before[name] = self.measure_quality(restored)
-            self.restored[name] = restored
+            return restore(self.models[name], y)
         except Exception as error:
             self.failed(name, error)
+            return None
+
+    def restore_noisy(self, name: str) -> None:
+        out = self.restored_by(name, self.batch.noisy)
+        if out is not None:
+            self.restored[name], self.before[name] = out, self.measure_quality(out)
 
     def measure_quality(self, restored: Tensor) -> dict[str, list[float]]:
         return {kind: of(restored, self.batch.clean).tolist() for kind, of in self.quality.items()}
@@ -162,12 +168,10 @@ class _Run:
         """Rows of one target; its output, or None where it failed."""
         if target in self.measured.failures:
             return None
-        try:
-            out = restore(self.models[target], found.adversarial)
-            after = self.measure_quality(out)
-        except Exception as error:
-            self.failed(target, error)
+        out = self.restored_by(target, found.adversarial)
+        if out is None:
             return None
+        after = self.measure_quality(out)
         columns = {f"{kind}_before": self.before[target][kind] for kind in self.quality}
         columns |= {f"{kind}_after": after[kind] for kind in self.quality}
         self.add(self.scores, head | {"target": target} | columns)

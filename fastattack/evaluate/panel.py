@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics
+from ..metrics import WINDOW as SSIM_WINDOW
 from ..models.spec import OpenedModel, check_labels, open_model, parse_spec
 from .measure import PSNR, Quality
 from .pictures import Pictures
@@ -69,18 +70,23 @@ def open_panel(study: Study, device: str | torch.device) -> Panel:
     if len(set(taken.values())) > 1:
         told = ", ".join(f"{name} takes {n}" for name, n in taken.items())
         raise ValueError(f"models: wanted models of as many channels, but {told}; evaluate gray and colour apart")
-    return Panel(opened, sources, channels or 1)
+    if channels is None:
+        raise ValueError("channels: wanted 1 or 3, since no model says which it takes; pass --channels")
+    return Panel(opened, sources, channels)
 
 
-def check_sizes(panel: Panel, pictures: Pictures, max_batch: int) -> None:
-    """Raises ValueError where an exported model takes one shape alone and the images have another."""
-    for name, one in panel.opened.items():
-        if one.shape is None:
-            continue
-        for batch in pictures.batches(max_batch):
-            came = (len(batch), panel.channels, *batch[0].size)
-            if any(want is not None and want != have for want, have in zip(one.shape, came, strict=True)):
-                wanted = " x ".join("any" if n is None else str(n) for n in one.shape)
+def check_sizes(panel: Panel, pictures: Pictures, study: Study) -> None:
+    """Raises ValueError where the images have not the one shape that an exported model takes, or no window of SSIM."""
+    for batch in pictures.batches(study.max_batch):
+        if "ssim" in study.quality and min(batch[0].size) < SSIM_WINDOW:
+            raise ValueError(
+                f"{batch[0].path}: wanted at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels for SSIM, "
+                f"got {batch[0].size[0]} x {batch[0].size[1]}; see --quality"
+            )
+        came = (len(batch), panel.channels, *batch[0].size)
+        for name, one in panel.opened.items():
+            if any(want is not None and want != have for want, have in zip(one.shape or came, came, strict=True)):
+                wanted = " x ".join("any" if n is None else str(n) for n in one.shape or ())
                 raise ValueError(
                     f"models: {name} takes batches of {wanted} alone, and {batch[0].path} comes as "
                     f"{' x '.join(map(str, came))}; see --crop and --max-batch"

@@ -20,13 +20,16 @@ FIGURES = (
 )  # fmt: skip
 
 
-def gather_rows(shards: Sequence[Measured]) -> tuple[Table, Table, dict[str, tuple[str, int]]]:
-    """(scores, attacks, failures): rows in order; of each model that failed, why at first and in how many shards."""
+def gather_rows(shards: Sequence[Measured], sizes: Sequence[int]) -> tuple[Table, Table, dict[str, tuple[str, int]]]:
+    """(scores, attacks, failures): rows in order; of each model that failed, why at first, and images of its batches.
+
+    ``sizes``: images in each shard.
+    """
     failed: dict[str, tuple[str, int]] = {}
-    for shard in shards:
+    for shard, size in zip(shards, sizes, strict=True):
         for name, why in shard.failures.items():
             first, count = failed.get(name, (why, 0))
-            failed[name] = first, count + 1
+            failed[name] = first, count + size
     return joined(s.scores for s in shards), joined(s.attacks for s in shards), failed
 
 
@@ -49,9 +52,9 @@ def describe_attacks(matrix: TransferMatrix, bootstrap: Bootstrap) -> list[dict[
     """Means over images of what each source's perturbations look like, with intervals; failed sources are left out."""
     described = []
     for source in matrix.sources:
-        rows = rows_where(matrix.attacks, source=source) if matrix.attacks else {}
-        if not rows or not len(rows["sample"]):
+        if source in matrix.failed:
             continue
+        rows = rows_where(matrix.attacks, source=source)
         means = bootstrap.means({name: rows[name].astype(np.float64) for name in FIGURES})
         bands = np.stack([rows[f"spectrum_{i:02d}"] for i in range(BANDS)], axis=1).mean(0)
         described.append({

@@ -13,6 +13,7 @@ import torch
 
 from .. import __version__
 from ..distributed import Team
+from ..report.folder import finite
 from ..report.html import write_report
 from .examples import save_examples
 from .folder import EvaluationFolder
@@ -64,7 +65,7 @@ def run_study(
     Raises:
         TypeError, ValueError, OSError, RuntimeError: see the parts; nothing in ``out`` has changed.
     """
-    team = team or Team()
+    team = team or Team.alone()
     require_pyarrow()
     quality = qualities(study)
     folder = EvaluationFolder(out, resume=resume, overwrite=overwrite)
@@ -73,11 +74,13 @@ def run_study(
         study.data, channels=panel.channels, crop=study.crop, limit=study.limit, skip_bad=skip_bad,
         share=(team.rank, team.size), gather=team.gather,
     )  # fmt: skip
-    check_sizes(panel, pictures, study.max_batch)
-    team.first(lambda: folder.begin(identity(study, pictures.named(), panel.checksums())))
+    check_sizes(panel, pictures, study)
+    own = identity(study, pictures.named(), panel.checksums(), torch.device(device).type)
+    team.first(lambda: folder.begin(own))
+    folder.join(own)
     run = _Run(study, panel, pictures, folder, team, torch.device(device), quality)
     began = time.perf_counter()
-    run.work(show)
+    run.work(team.first(run.missing), show)
     run.collect()
     results: dict[str, Any] = team.first(lambda: run.finish(time.perf_counter() - began))
     if team.rank > 0:
@@ -110,29 +113,29 @@ class _Run:
         )
         return replace(batch, clean=batch.clean.to(self.device), noisy=batch.noisy.to(self.device))
 
-    def work(self, show: Callable[[Progress], None] | None) -> None:
-        """This process's batches that are not done yet."""
+    def missing(self) -> list[int]:
+        """Batches that are to be made; what stands in their places is taken away."""
+        found = [number for number in range(len(self.batches)) if not self.shards.is_done(number)]
+        for number in found:
+            self.shards.remove(number)
+        return found
+
+    def work(self, missing: list[int], show: Callable[[Progress], None] | None) -> None:
+        """This process's share of the missing batches."""
         panel, study = self.panel, self.study
         sources, targets = panel.models(panel.sources), panel.models(panel.targets)
-        seen: dict[str, list[tuple[float, float]]] = {}
-        for number in range(self.team.rank, len(self.batches), self.team.size):
+        told = _Told(self, show)
+        for number in missing:
             self.team.check()
-            if self.shards.is_done(number):
-                continue
+            if number % self.team.size != self.team.rank or self.shards.is_done(number):
+                continue  # done: on a disk of its own, before a kill
             measured = measure(
                 self.load(number), sources, targets, study.crafts, sigma=study.sigma / 255, quality=self.quality,
                 go_on=True,
             )  # fmt: skip
             with self.folder.named():
                 self.shards.write(number, measured)
-            if show is not None:
-                _remember(seen, measured.scores, len(study.eps) - 1)
-                means = {s: (sum(b for b, _ in v) / len(v), sum(a for _, a in v) / len(v)) for s, v in seen.items()}
-                show(Progress(self.done(), len(self.pictures.good), means))
-
-    def done(self) -> int:
-        """Images whose shards are on this disk."""
-        return sum(len(batch) for number, batch in enumerate(self.batches) if self.shards.is_there(number))
+            told.tell(measured.scores)
 
     def collect(self) -> None:
         """Shards that rank 0 does not see, since it shares no disk with the process that wrote them, come over."""
@@ -145,13 +148,16 @@ class _Run:
     def finish(self, seconds: float) -> dict[str, Any]:
         """Read all shards, write everything else, and put the folder in its place."""
         study, panel, folder = self.study, self.panel, self.folder
-        scores, attacks, failed = gather_rows(list(self.shards.all(len(self.batches))))
+        shards = list(self.shards.all(len(self.batches)))
+        scores, attacks, failed = gather_rows(shards, [len(batch) for batch in self.batches])
         reasons = {name: why for name, (why, _) in failed.items()}
         found = matrices(study, scores, attacks, panel.sources, list(panel.opened), reasons)
+        if not found:
+            raise RuntimeError(f"models: every attack failed: {'; '.join(f'{n}: {w}' for n, w in reasons.items())}")
         with folder.named():
             folder.clear()
             versions = {"fastattack": __version__, "torch": torch.__version__, "kind": "evaluation"}
-            results = {
+            results: dict[str, Any] = {
                 "config": {**versions, **study.as_dict()},
                 "summary": {
                     "images": len(self.pictures.good), "seconds": seconds, "channels": panel.channels,
@@ -161,8 +167,9 @@ class _Run:
                 "skipped": [{"path": path, "why": why} for path, why in self.pictures.broken],
                 "matrices": [matrix.as_dict() for matrix in found],
                 "statistics": [row for matrix in found for row in describe_attacks(matrix, study.bootstrap)],
-                "examples": self.examples(found[-1]) if found else [],
+                "examples": self.examples(found[-1]),
             }  # fmt: skip
+            results = finite(results)
             for name, table in (("scores", scores), ("attacks", attacks)):
                 self.write_table(name, table)
             folder.write_record(results)
@@ -186,9 +193,25 @@ class _Run:
         return save_examples(self.folder.work, matrix, models, find, self.study.crafts[place])
 
 
-def _remember(seen: dict[str, list[tuple[float, float]]], scores: Table, place: int) -> None:
-    """(before, after) of the rows of models under their own attack number ``place``."""
-    columns = (scores.get(name, []) for name in ("attack", "source", "target", "psnr_before", "psnr_after"))
-    for attack, source, target, before, after in zip(*columns, strict=True):
-        if attack == place and source == target:
-            seen.setdefault(str(source), []).append((float(before), float(after)))
+class _Told:
+    """Progress with running means. Shards of all processes are counted on the disk, at most once a second."""
+
+    def __init__(self, run: _Run, show: Callable[[Progress], None] | None) -> None:
+        self.run, self.show, self.last = run, show, 0.0
+        self.sums: dict[str, tuple[float, float, int]] = {}
+
+    def tell(self, scores: Table) -> None:
+        if self.show is None:
+            return
+        place = len(self.run.study.eps) - 1
+        columns = (scores.get(name, []) for name in ("attack", "source", "target", "psnr_before", "psnr_after"))
+        for attack, source, target, before, after in zip(*columns, strict=True):
+            if attack == place and source == target:
+                b, a, n = self.sums.get(str(source), (0.0, 0.0, 0))
+                self.sums[str(source)] = b + float(before), a + float(after), n + 1
+        if time.monotonic() - self.last > 1:
+            self.last = time.monotonic()
+            batches = self.run.batches
+            done = sum(len(batches[number]) for number in self.run.shards.numbers())
+            means = {name: (b / n, a / n) for name, (b, a, n) in self.sums.items()}
+            self.show(Progress(done, sum(map(len, batches)), means))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +48,20 @@ class Shards:
         return self._path(number, _ENDINGS[-1]).is_file()
 
     def is_done(self, number: int) -> bool:
-        """There, readable, and no model failed in it: what failed is tried again when a run goes on."""
+        """There, readable, whole, and no model failed in it: what failed is tried again when a run goes on."""
         found = self.read(number)
-        return found is not None and not found.failures
+        kept = not self.save_attacked or self._path(number, _ENDINGS[0]).is_file()
+        return found is not None and not found.failures and kept
+
+    def remove(self, number: int) -> None:
+        """What makes it count first."""
+        for ending in reversed(_ENDINGS):
+            self._path(number, ending).unlink(missing_ok=True)
+
+    def numbers(self) -> list[int]:
+        """Of those that are there."""
+        ending = _ENDINGS[-1]
+        return [int(p.name[:6]) for p in self.folder.glob(f"*.{ending}") if p.name[:6].isdecimal()]
 
     def attacked(self, number: int, place: int, source: str) -> Tensor | None:
         """(B, C, H, W), where it was kept."""
@@ -71,12 +81,6 @@ class Shards:
         """Write what `files` gave elsewhere, the table of scores last."""
         for name in sorted(files, key=lambda name: name.endswith(_ENDINGS[-1])):
             write_atomic(self.folder / name, files[name])
-
-    def remove_leftovers(self) -> None:
-        """Temporary files of a run that was killed."""
-        for path in self.folder.glob(".*.tmp"):
-            if re.fullmatch(r"\.\d{6}\..+\.[0-9a-f]+\.tmp", path.name):
-                path.unlink(missing_ok=True)
 
     def all(self, count: int) -> Iterator[Measured]:
         """In order. Raises ValueError for one that is not there."""

@@ -8,11 +8,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from .. import __version__
 from ..extras import require
 from ..job import JobConfig, build_attack
+from ..models.weights import sha256_of
 from ..numbers import parse_number
 from ..training.config import require_whole
 from .bootstrap import Bootstrap
@@ -34,7 +39,8 @@ class Study:
         sigma: noise level; also of models that must be told it.
         attack: a name of `fastattack.job.ATTACKS`.
         eps: radii; the attack is made for each.
-        steps, step, norm, preserve_noise, restarts, seed, backend, precision: of the attack; see `JobConfig`.
+        steps, step, norm, preserve_noise, restarts, seed, backend, precision: of the attack; see `JobConfig`. Only
+            denoising-pgd keeps the noise; precision is not "auto".
         max_batch: images of one shape attacked together. The batches decide the last bits of results, so a run of many
             processes makes the same ones.
         channels: 1 or 3, as the images are read; None: what the models take.
@@ -76,8 +82,10 @@ class Study:
         for name in ("models", "data", "eps"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: wanted at least one, got none")
-        if len(set(self.eps)) != len(self.eps) or sorted(self.eps) != list(self.eps):
-            raise ValueError(f"eps: wanted radii that rise, got {list(self.eps)}")
+        if self.eps[0] <= 0 or any(a >= b for a, b in pairwise(self.eps)):
+            raise ValueError(f"eps: wanted radii > 0 that rise, got {list(self.eps)}")
+        if self.precision == "auto":
+            raise ValueError("precision: wanted one by name, got auto, which a timing decides: runs would differ")
         for name, least in (("max_batch", 1), ("crop", 1), ("limit", 1), ("draws", 1), ("seed", 0)):
             if (value := getattr(self, name)) is not None or name not in ("crop", "limit"):
                 require_whole(value, name, least)
@@ -94,6 +102,8 @@ class Study:
         if ("lpips" in self.quality) != (self.lpips_weights is not None):
             raise ValueError("lpips_weights: wanted a file where quality has lpips, and only there")
         _ = self.bootstrap
+        if self.attack != "denoising-pgd":
+            object.__setattr__(self, "preserve_noise", False)  # the others have no such option
         first = self.configs[0]  # its steps and norm may come from the attack
         object.__setattr__(self, "steps", first.steps)
         object.__setattr__(self, "norm", first.norm)
@@ -164,16 +174,23 @@ def study_file(path: Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
-def identity(study: Study, images: Sequence[tuple[int, str, str]], models: dict[str, str | None]) -> dict[str, Any]:
-    """What must be the same for a run to go on: the study, the images, the weights.
+def identity(
+    study: Study, images: Sequence[tuple[int, str, str]], models: dict[str, str | None], device: str
+) -> dict[str, Any]:
+    """What must be the same for a run to go on: study, images, weights, versions and kind of device.
 
     Args:
         images: (number, name, SHA-256) of each image.
-        models: SHA-256 of each weight file by label.
+        models: SHA-256 of each weight file by label; what a user's file imports is not seen.
+        device: "cpu" or "cuda".
     """
     text = json.dumps([list(image) for image in images])
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return {**study.as_dict(), "images": f"{len(images)} ({digest[:16]})", "weights": models}
+    measured = None if study.lpips_weights is None else sha256_of(Path(study.lpips_weights))
+    return {
+        **study.as_dict(), "images": f"{len(images)} ({digest[:16]})", "weights": models, "lpips": measured,
+        "fastattack": __version__, "torch": str(torch.__version__), "device": device,
+    }  # fmt: skip
 
 
 def _value(name: str, value: Any) -> Any:

@@ -128,9 +128,9 @@ def _measure_all(
     further = {} if targets is None else _further(targets, sources)
     parts: list[Measured] = []
     for batch in _batches(data):
-        parts.append(
-            measure(batch, sources, further, crafts, sigma=sigma, quality={**PSNR, **(quality or {})}, go_on=go_on)
-        )
+        part = measure(batch, sources, further, crafts, sigma=sigma, quality={**PSNR, **(quality or {})}, go_on=go_on)
+        part.adversarial.clear()  # the rows are all that stays in memory
+        parts.append(part)
     if not parts:
         raise ValueError("data: wanted at least one batch, got none")
     failed: dict[str, str] = {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +41,7 @@ class OutputFolder:
 
     def __init__(self, out: Path, *, overwrite: bool = False) -> None:
         self.out = out = out.resolve()
+        self._recover()
         if out.exists() and not out.is_dir():
             raise FileExistsError(f"out: {out} is a file, wanted a folder")
         if out.is_dir() and any(out.iterdir()):
@@ -69,7 +73,7 @@ class OutputFolder:
 
     def write_record(self, content: dict[str, Any]) -> None:
         """The record, from {"config": {"fastattack": version, ...}, ...}."""
-        text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
         (self.work / self.record).write_text(text, encoding="utf-8")
 
     def place(self) -> None:
@@ -77,14 +81,28 @@ class OutputFolder:
         if not self.out.exists():
             os.rename(self.work, self.out)
             return
-        old = self.work.with_name(self.work.name + ".old")
+        old = self.out.with_name(f".{self.out.name}.{secrets.token_hex(4)}.old")
         os.rename(self.out, old)
         try:
             os.rename(self.work, self.out)
         except BaseException:
             os.rename(old, self.out)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        gone = old.with_suffix(".gone")
+        os.rename(old, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _recover(self) -> None:
+        """What a run that was killed in `place` left: the old folder goes back where no new one has come."""
+        for left in self.out.parent.glob(f".{glob.escape(self.out.name)}.*"):
+            ending = left.name.removeprefix(f".{self.out.name}.")
+            if re.fullmatch(r"[0-9a-f]{8}\.old", ending) and self._is_ours(left):
+                if self.out.exists():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    os.rename(left, self.out)
+            elif re.fullmatch(r"[0-9a-f]{8}\.gone", ending):
+                shutil.rmtree(left, ignore_errors=True)
 
     def _is_ours(self, folder: Path) -> bool:
         """Whether everything in the folder is what this kind consists of."""
@@ -98,10 +116,10 @@ class OutputFolder:
         return isinstance(config, dict) and "fastattack" in config and all(p.suffix in self.endings for p in inner)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no infinity (the PSNR of equal images): null stands for it."""
     if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
+        return {key: finite(v) for key, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -83,7 +83,7 @@ MEASURES = (
     Measure(
         "shared", "Shared adversarial set",
         "The share of images on which the attack crafted on the row's model harms both models.", "%",
-        digits=0, factor=100.0, square=True,
+        digits=0, factor=100.0,
     ),
 )  # fmt: skip
 
