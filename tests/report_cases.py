@@ -90,7 +90,7 @@ def _matrix(
     own = np.array([[drop[j, j] for j in range(m)] + [np.nan] * (n - m)])
     share = drop / own
     similitude = (share[:, :m] + share[:, :m].T) / 2
-    shared = np.clip(drop[:, :m] / 2.5, 0, 1)
+    shared = np.clip(drop / 2.5, 0, 1)
     return {
         "eps": eps, "sources": list(sources), "targets": list(targets), "images": 12,
         "psnr_before": _interval(before, 0.4), "psnr_after": _interval(before - drop, 0.45),

@@ -34,7 +34,7 @@ def done(made, tmp_path_factory) -> Path:
     """A finished evaluation."""
     out = tmp_path_factory.mktemp("done") / "out"
     ran = subprocess.run(
-        [sys.executable, "-m", "fastattack", *map(str, small_study.arguments(*made, out))],
+        [sys.executable, "-m", "fastattack", *map(str, small_study.arguments(*made, out, "--report"))],
         capture_output=True, text=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -155,6 +155,33 @@ def test_a_model_that_fails_half_way_is_said_and_the_rest_is_done(made, done, ca
             assert mine[:2] == pytest.approx(theirs, abs=1e-6)
 
 
+def test_a_model_that_fails_has_no_numbers_even_alone(made, capsys, tmp_path):
+    """The images on which it fails have no row at all."""
+    out = tmp_path / "out"
+    code, _, err = run(capsys, *small_study.arguments(*made, out, names=("breaks",)))
+    assert code == 1, err
+    results = json.loads((out / "results.json").read_text())
+    assert results["models"]["breaks"]["failed_on"] == 2  # those of its batch
+    for matrix in results["matrices"]:
+        assert matrix["drop"]["mean"] == [[None]]
+    assert results["statistics"] == []
+
+
+def test_where_everything_fails_nothing_is_replaced(made, capsys, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert run(capsys, *small_study.arguments(*made, out, names=("small",)))[0] == 0
+    before = small_study.content(out)
+    monkeypatch.setenv("TOO_BRIGHT", "-9")
+    code, _, err = run(capsys, *small_study.arguments(*made, out, "--overwrite", names=("breaks",)))
+    assert code == 2
+    assert "every attack failed: breaks: RuntimeError: too bright for me" in err
+    assert small_study.content(out) == before
+
+
+def test_only_denoising_pgd_keeps_the_noise():
+    assert Study(models=("embedded",), data=("x",), attack="pgd").preserve_noise is False
+
+
 def test_what_failed_is_tried_again_on_resume(made, capsys, tmp_path, monkeypatch):
     out, names = tmp_path / "out", ("small", "breaks")
     code, _, err = run(capsys, *small_study.arguments(*made, out, names=names))
@@ -179,10 +206,12 @@ def test_what_failed_is_tried_again_on_resume(made, capsys, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("--eps", "5/255", "3/255"), "eps: wanted radii that rise"),
+        (("--eps", "5/255", "3/255"), "eps: wanted radii > 0 that rise"),
         (("--eps", "x"), "eps: wanted a number such as"),
         (("--quality", "lpips"), "lpips_weights: wanted a file"),
         (("--quality", "psnrr"), "quality: wanted some of"),
+        (("--eps", "0", "3/255"), "eps: wanted radii > 0"),
+        (("--precision", "auto"), "precision: wanted one by name"),
         (("--max-batch", 0), "max_batch: wanted a whole number >= 1"),
         (("--confidence", 1), "confidence: wanted a share"),
         (("--crop", 64), "at least 64 x 64"),
@@ -262,9 +291,10 @@ def test_a_study_from_a_file_and_options(made, capsys, tmp_path):
     models, data = made
     config = tmp_path / "study.yaml"
     config.write_text(
-        f"models: ['{models}:small']\ndata: {data}\neps: [5/255]\nsteps: 2\nlimit: 2\npreserve-noise: false\nseed: 4\n"
+        f"models: ['{models}:small']\ndata: {data}\neps: [5/255]\nsteps: 2\nlimit: 2\nchannels: 1\nseed: 4\n"
+        "preserve-noise: false\n"
     )
-    code, _, err = run(capsys, "evaluate", "--config", config, "--out", tmp_path / "out", "--seed", 5)
+    code, _, err = run(capsys, "evaluate", "--config", config, "--out", tmp_path / "out", "--seed", 5, "--no-report")
     assert code == 0, err
     config = json.loads((tmp_path / "out" / "results.json").read_text())["config"]
     assert (config["seed"], config["limit"], config["preserve_noise"]) == (5, 2, False)
@@ -327,6 +357,19 @@ def test_compare_pairs_images(made, done, capsys, tmp_path):
     code, _, err = run(capsys, "compare", done, other, "--out", record)
     assert code == 2
     assert "is there already" in err
+
+
+def test_infinite_psnr_has_no_p():
+    from fastattack.evaluate.bootstrap import Bootstrap
+    from fastattack.evaluate.compare import _difference, _holm
+
+    key = (None, None, "x")
+    pairs = ([[np.inf, np.inf], [30.0, 31.0]], [[30.0, 31.0], [30.0, 31.5]])
+    with np.errstate(invalid="ignore"):
+        rows = [_difference(key, np.array(pair), Bootstrap(draws=10), 99) for pair in pairs]
+    assert math.isnan(rows[0].p)
+    assert math.isnan(_holm(rows)[0].p_holm)
+    assert _holm(rows)[1].p_holm == rows[1].p
 
 
 def test_holm_is_holms():

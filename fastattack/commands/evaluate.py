@@ -64,6 +64,7 @@ def evaluate(
     resume: Annotated[bool, _OPTION("--resume", help="go on with a run that was killed or partly failed")] = False,
     overwrite: Annotated[bool, _OPTION("--overwrite", help="replace an earlier evaluation in --out")] = False,
     skip_bad: Annotated[bool, _OPTION("--skip-bad", help="leave out images that cannot be read")] = False,
+    report: Annotated[bool, _OPTION(help="draw figures and write report.html")] = True,
     patience: Annotated[int, _OPTION(help="seconds without a sign of life after which a process is dead")] = 60,
 ) -> None:
     """Attack every model, score every model on every attack. Exit code 1 where a model failed on the way.
@@ -90,7 +91,7 @@ def evaluate(
         with Team(patience=patience) as team, _Shown(team) as shown:
             results = run_study(
                 study, out=out, device=device_of(_device(device, team)), team=team, resume=resume, overwrite=overwrite,
-                skip_bad=skip_bad, show=None if shown.quiet else shown.show,
+                skip_bad=skip_bad, report=report, show=None if shown.quiet else shown.show,
             )  # fmt: skip
     except RankError as error:
         raise RankError(f"{error}; what is done is kept: go on with --resume") from error
@@ -149,4 +150,4 @@ def _tell(results: dict[str, Any], out: Path) -> None:
             console.print(f"{name} failed: {model['failed']}", markup=False, style="bold")
     for skipped in results["skipped"]:
         console.print(f"left out: {skipped['why']}", markup=False)
-    print(f"report: {out / 'report.html'}")
+    print(f"report: {out / ('report.html' if (out / 'report.html').is_file() else 'results.json')}")

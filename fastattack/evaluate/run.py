@@ -48,6 +48,7 @@ def run_study(
     resume: bool = False,
     overwrite: bool = False,
     skip_bad: bool = False,
+    report: bool = True,
     show: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Attack, score, and write ``out``: results.json, tables, figures, report.html, and the shards behind them.
@@ -57,6 +58,7 @@ def run_study(
         resume: go on with a run that was killed, or try again what failed in a finished one, or begin.
         overwrite: begin anew where ``out`` is there; it stays until the new one is complete.
         skip_bad: leave out images that cannot be read, and list them.
+        report: also draw the figures and write report.html.
         show: called after each batch of this process.
 
     Returns:
@@ -82,7 +84,7 @@ def run_study(
     began = time.perf_counter()
     run.work(team.first(run.missing), show)
     run.collect()
-    results: dict[str, Any] = team.first(lambda: run.finish(time.perf_counter() - began))
+    results: dict[str, Any] = team.first(lambda: run.finish(time.perf_counter() - began, report))
     if team.rank > 0:
         shutil.rmtree(folder.work, ignore_errors=True)  # still there on a disk of its own: rank 0 has all of it
     return results
@@ -145,7 +147,7 @@ class _Run:
             if self.team.rank == 0:
                 self.shards.take(next((files for files in found if files), {}))
 
-    def finish(self, seconds: float) -> dict[str, Any]:
+    def finish(self, seconds: float, report: bool) -> dict[str, Any]:
         """Read all shards, write everything else, and put the folder in its place."""
         study, panel, folder = self.study, self.panel, self.folder
         shards = list(self.shards.all(len(self.batches)))
@@ -173,7 +175,8 @@ class _Run:
             for name, table in (("scores", scores), ("attacks", attacks)):
                 self.write_table(name, table)
             folder.write_record(results)
-            write_report(folder.work, results)
+            if report:
+                write_report(folder.work, results)
             folder.place()
         return results
 
