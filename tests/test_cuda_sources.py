@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from fastattack.ops import check, cuda, cupy, launch, reference
-from fastattack.ops.backend import Backend, BackendUnavailable
+from fastattack.ops.backend import BackendUnavailable
 from tests import host
+from tests.every_op import every_op
 
 ARCHITECTURES = (80, 90, 100)
 STEMS = tuple(launch.KERNELS)
@@ -172,49 +173,15 @@ def test_cupy_says_why_it_cannot_run() -> None:
         cupy.load()
 
 
-def results(backend: Backend) -> list[torch.Tensor]:
-    """Every op on inputs of several tiles."""
-    draw = torch.Generator().manual_seed(0)
-    clean, noise, move, grad = (torch.randn(2, 3, 61, 67, generator=draw) for _ in range(4))
-    origin, bounds = clean + 0.1 * noise, (-10.0, 10.0)
-    out = [backend.noise_stats(noise, 1.0, 0.0), backend.distances(origin, clean)]
-    for norm in ("linf", "l2"):
-        advs = [origin + 0.05 * move for _ in range(4)]
-        backend.pgd_step(advs[0], grad, origin, None, norm, 0.06, 0.01, bounds)
-        backend.project(advs[1], origin, None, norm, 0.06, bounds)
-        backend.preserve_noise(advs[2], origin, clean, norm, 0.06)
-        backend.random_start(advs[3], origin, norm, 0.06, bounds, 1 << 63, None)
-        momentum = move.clone()
-        advs += [origin + 0.05 * move, momentum]
-        backend.momentum_step(advs[4], momentum, grad, origin, None, norm, 0.06, 0.01, 0.9, bounds)
-        out += advs
-        out += [origin + 0.05 * move, origin + 0.03 * move]
-        backend.apgd_step(out[-2], out[-1], grad, origin, None, norm, 0.06, 0.01, 0.75, bounds)
-        advs = [origin + 0.05 * move for _ in range(3)]
-        backend.zero_mean_step(advs[0], grad, origin, 0.06, 0.01)
-        backend.zero_mean_step(advs[1], None, origin, 0.06, 0.0)
-        backend.quantise(advs[2], origin.clamp(0, 1), None, norm, 0.06, 8, (0.0, 1.0))
-        out += advs
-    out.append(grad.clone())
-    backend.accumulate(out[-1], noise, 0.9, torch.tensor([0.0, 0.3], dtype=torch.float64))
-    sparse = [origin + 0.05 * move for _ in range(2)]
-    backend.l1_project(sparse[0], origin, None, 30.0, bounds)
-    backend.l1_step(sparse[1], grad, origin, None, 30.0, 5.0, 0.05, bounds)
-    out += sparse
-    gaps = torch.tensor([0.1, float("nan")], dtype=torch.float64)
-    for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):
-        out.append(torch.empty_like(clean))
-        backend.typical_noise(out[-1], images, 0.1, gap, 0.01, 1 << 63, None)
-    return out
-
-
 def test_the_order_of_blocks_changes_no_bit() -> None:
     """Blocks of one launch must not read what another of them writes."""
     backend = host.cuda_backend()
-    forwards = results(backend)
+    forwards = every_op(backend)
     with host.backwards():
-        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(forwards, results(backend), strict=True))
-    for got, wanted in zip(forwards, results(reference.BACKEND), strict=True):
+        assert all(
+            torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(forwards, every_op(backend), strict=True)
+        )
+    for got, wanted in zip(forwards, every_op(reference.BACKEND), strict=True):
         torch.testing.assert_close(got, wanted, equal_nan=True)
 
 
