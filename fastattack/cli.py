@@ -29,6 +29,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished output folder is removed
     try:
         app()
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's, for Ctrl-C
+            errors.print("fastattack: interrupted")
+        raise
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
         line = " ".join(str(error).split()) or type(error).__name__
         errors.print(f"fastattack: {line}")

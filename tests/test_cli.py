@@ -298,3 +298,15 @@ def test_numbers_as_people_write_them(text, value):
 def test_what_is_no_number(text):
     with pytest.raises(ValueError, match="eps: wanted a"):
         parse_number(text, "eps")
+
+
+def test_ctrl_c_ends_with_a_line(monkeypatch, capsys):
+    from fastattack import info
+
+    def interrupted() -> dict[str, str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "describe", interrupted)
+    code, _, err = run(capsys, "info")
+    assert code == 130
+    assert err.endswith("fastattack: interrupted\n")

@@ -58,6 +58,8 @@ def test_the_command_goes_on_from_weights_and_takes_intervals(capsys, folder):
     ("options", "message"),
     [
         (("--strategy", "magic"), "strategy: wanted one of plain, ts, pgd, hat, got 'magic'"),
+        (("--strategy", "pgd", "--spectrum", "adversarial"), "spectrum: wanted with --strategy ts alone"),
+        (("--strategy", "plain", "--typicality", "0.1"), "typicality: wanted with --strategy ts alone"),
         (("--sigma", "many"), "sigma: wanted a number"),
         (("--sigma", "300"), "sigma: wanted a noise level"),
         (("--model", "n2n"), "weights: wanted a file"),

@@ -76,6 +76,9 @@ def train(
     if threads is not None:
         require_whole(threads, "threads", 1)
         torch.set_num_threads(threads)
+    for name, value in {"typicality": typicality, "mean": mean, "spectrum": spectrum, "share": share}.items():
+        if value is not None and strategy != "ts":
+            raise ValueError(f"{name}: wanted with --strategy ts alone, got {value} beside {strategy}")
     level = _scaled(interval(sigma, "sigma"))
     noise = NoiseOptions(
         typicality=typicality, mean=mean, spectrum=spectrum, share=share,
