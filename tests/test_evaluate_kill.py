@@ -1,16 +1,14 @@
-"""An evaluation that is killed at random moments, or shared by processes that may die, ends in the same files."""
+"""An evaluation that is killed at any step on the disk, or shared by processes that may die, ends in the same files."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from tests import small_study
 
 pytest.importorskip("pyarrow")
 ROOT = Path(__file__).resolve().parents[1]
-KILLS = 8
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -37,40 +34,6 @@ def _run_here(*arguments: object) -> int:
 
 def _shards(out: Path) -> int:
     return len(list(out.with_name("out.partial").glob("shards/*.scores.parquet")))
-
-
-def _killed(arguments: list, out: Path, chance: random.Random) -> bool:
-    """Fork a run and kill it at some moment; False where it ended before that."""
-    child = os.fork()
-    if child == 0:
-        os._exit(_run_here(*arguments))
-    begun = _shards(out)
-    limit = time.monotonic() + 60
-    until = begun + chance.randrange(3)  # at the beginning, or after a shard or two of its own
-    while _shards(out) < until and os.waitpid(child, os.WNOHANG)[0] == 0:
-        assert time.monotonic() < limit, "no new shard"
-        time.sleep(0.002)
-    time.sleep(chance.uniform(0, 0.1))
-    try:
-        os.kill(child, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    except (ProcessLookupError, ChildProcessError):
-        return False
-
-
-def _kill_many_times(folder: Path) -> None:
-    """One process imports everything once and forks the runs; then it goes on itself to the end."""
-    models, data = _prepare(folder, images=24)
-    whole, out = folder / "whole", folder / "out"
-    assert _run_here(*small_study.arguments(models, data, whole, "--max-batch", 1)) == 0
-    arguments = small_study.arguments(models, data, out, "--max-batch", 1, "--resume")
-    chance, seen = random.Random(1), []
-    for _ in range(KILLS):
-        if not _killed(arguments, out, chance):
-            break
-        seen.append(_shards(out))
-    assert _run_here(*arguments) == 0
-    print("went on from", *seen)
 
 
 def _prepare(folder: Path, images: int) -> tuple[Path, Path]:
@@ -143,16 +106,6 @@ def _in_a_process(function: str, folder: Path) -> str:
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-@needs_fork
-def test_killed_at_random_moments_it_ends_in_the_same_files(tmp_path):
-    told = _in_a_process("_kill_many_times", tmp_path)
-    seen = [int(n) for n in told.rsplit("went on from", 1)[1].split()]
-    assert len({n for n in seen if 0 < n < 24}) >= 3, seen
-    assert small_study.content(tmp_path / "out") == small_study.content(tmp_path / "whole")
-    assert not list((tmp_path / "out").rglob("*.tmp"))
-    assert not (tmp_path / "out.partial").exists()
 
 
 @needs_fork

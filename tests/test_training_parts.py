@@ -100,7 +100,7 @@ def test_validation_measures_both_and_leaves_the_model_alone():
     model.eval()
     crops = [pictures[0][None, :, 2:10, 1:9], pictures[1][None, :, 0:8, 4:12]]
     noisy = [add_noise(x[0], 25, 4, k)[None] for k, x in enumerate(crops)]
-    attack = DenoisingPGD(model, eps=0.02, steps=3, seed=4)
+    attack = DenoisingPGD(model, eps=0.02, step=2 * 0.02 / 3, steps=3, seed=4)
     hit = [attack(y, x, sample_ids=[k]) for k, (y, x) in enumerate(zip(noisy, crops, strict=True))]
     for name, inputs in (("valid", noisy), ("attacked", hit)):
         values = [psnr(model(y), x).item() for y, x in zip(inputs, crops, strict=True)]

@@ -118,8 +118,11 @@ class TypicalSet(Plain):
 
 
 def step_of(eps: float, steps: int) -> float | None:
-    """2 eps / steps, written out: a resumed training goes on as it began, whatever the attacks' default becomes."""
-    return 2 * eps / steps or None
+    """2 eps / steps, written out: a resumed training goes on as it began, whatever the attacks' default becomes.
+
+    None where these are wrong: the attack says so.
+    """
+    return 2 * eps / steps if eps > 0 and steps > 0 else None
 
 
 @dataclass(frozen=True)
