@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,11 +131,11 @@ def add_noise(clean: Tensor, sigma: float, seed: int, index: int) -> Tensor:
     return clean + sigma / 255 * torch.randn(clean.shape, generator=generator)
 
 
-def _batches(images: list[tuple[str, Tensor]], size: int) -> Iterator[list[int]]:
+def batches_of(shapes: Iterable[Hashable], size: int) -> Iterator[list[int]]:
     """Indices of images of one shape, at most ``size`` together, in order of first appearance."""
-    by_shape: dict[torch.Size, list[int]] = {}
-    for index, (_, image) in enumerate(images):
-        by_shape.setdefault(image.shape, []).append(index)
+    by_shape: dict[Hashable, list[int]] = {}
+    for index, shape in enumerate(shapes):
+        by_shape.setdefault(shape, []).append(index)
     for indices in by_shape.values():
         for first in range(0, len(indices), size):
             yield indices[first : first + size]
@@ -149,7 +149,7 @@ def run_job(
 ) -> Iterator[ImageResult]:
     """Attack each image; results come batch by batch. ``progress`` gets (images in the batch, engine progress)."""
     attack = build_attack(model, config)
-    for indices in _batches(images, config.max_batch):
+    for indices in batches_of((image.shape for _, image in images), config.max_batch):
         clean = torch.stack([images[i][1] for i in indices])
         noisy = torch.stack([add_noise(images[i][1], config.sigma, config.seed, i) for i in indices])
         clean, noisy = clean.to(config.device), noisy.to(config.device)

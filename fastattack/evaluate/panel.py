@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import metrics
+from ..engine import Model
 from ..metrics import WINDOW as SSIM_WINDOW
 from ..models.spec import OpenedModel, check_labels, open_model, parse_spec
 from .measure import PSNR, Quality
 from .pictures import Pictures
 from .study import Study
-
-Model = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..images import find_images, read_image
-from ..job import add_noise, image_names
+from ..job import add_noise, batches_of, image_names
+from ..models.weights import sha256_of
 from .measure import Batch
 
 Gather = Callable[[Any], list[Any]]
@@ -50,10 +50,7 @@ class Pictures:
 
     def batches(self, size: int) -> list[list[Picture]]:
         """Images of one shape, at most ``size`` together, in order of first appearance."""
-        by_size: dict[tuple[int, int], list[Picture]] = {}
-        for picture in self.good:
-            by_size.setdefault(picture.size, []).append(picture)
-        return [alike[i : i + size] for alike in by_size.values() for i in range(0, len(alike), size)]
+        return [[self.good[i] for i in batch] for batch in batches_of((p.size for p in self.good), size)]
 
 
 def look_through(
@@ -123,7 +120,7 @@ def _look(path: Path, channels: int, crop: int | None) -> tuple[tuple[int, int],
     """Size and checksum, or what is wrong, beginning with the path."""
     try:
         height, width = _central(read_image(path, channels), crop, path).shape[-2:]
-        return (height, width), hashlib.sha256(path.read_bytes()).hexdigest()
+        return (height, width), sha256_of(path)
     except (OSError, ValueError) as error:
         return " ".join(str(error).split())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..models.spec import OpenedModel
 from .bootstrap import Bootstrap
 from .matrix import TransferMatrix, build_matrix
 from .measure import Measured
@@ -80,7 +81,7 @@ def choose_examples(matrix: TransferMatrix) -> list[tuple[str, str, int]]:
 
 
 def describe_models(
-    models: Mapping[str, Any], sources: Sequence[str], failed: Mapping[str, tuple[str, int]]
+    models: Mapping[str, OpenedModel], sources: Sequence[str], failed: Mapping[str, tuple[str, int]]
 ) -> dict[str, dict[str, Any]]:
     """``models``: the opened ones by label."""
     return {
