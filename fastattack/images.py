@@ -134,6 +134,14 @@ def _low_bytes(path: Path) -> Pixels | None:
         return np.asarray(image, dtype=np.float64)
 
 
+def central(image: Tensor, crop: int | None) -> Tensor:
+    """The middle crop x crop pixels of an image [..., H, W], as a view; with None all of it."""
+    if crop is None:
+        return image
+    top, left = ((n - crop) // 2 for n in image.shape[-2:])
+    return image[..., top : top + crop, left : left + crop]
+
+
 def save_png(path: str | Path, image: Tensor, *, bits: int = 8) -> None:
     """Write an image as PNG: clipped to [0, 1], rounded to the nearest of 256 or 65536 levels.
 

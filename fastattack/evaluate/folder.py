@@ -18,7 +18,7 @@ _RUN = "run.json"
 
 
 class EvaluationFolder(OutputFolder):
-    """``with EvaluationFolder(out, resume=..., overwrite=...) as folder: folder.begin(identity); ...; folder.place()``.
+    """``folder = EvaluationFolder(out, resume=..., overwrite=...)``, then begin(identity), ..., place().
 
     Nothing in ``out`` changes before `place`. An error or a kill leaves OUT.partial, from which ``resume`` goes on.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..images import find_images, read_image
+from ..images import central, find_images, read_image
 from ..job import add_noise, batches_of, image_names
 from ..models.weights import sha256_of
 from .measure import Batch
@@ -131,5 +131,4 @@ def _central(image: Tensor, crop: int | None, path: Path | None = None) -> Tenso
     height, width = image.shape[-2:]
     if min(height, width) < crop:
         raise ValueError(f"{path}: wanted at least {crop} x {crop} pixels for the crop, got {height} x {width}")
-    top, left = (height - crop) // 2, (width - crop) // 2
-    return image[..., top : top + crop, left : left + crop].contiguous()
+    return central(image, crop).contiguous()

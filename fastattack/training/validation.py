@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..attacks.denoising import DenoisingPGD
 from ..engine import Model
 from ..guard import left_as_found
+from ..images import central
 from ..job import add_noise
 from ..metrics import psnr
 from .config import require_number, require_whole
@@ -63,7 +64,7 @@ class Validation:
         totals = {"valid": 0.0, "attacked": 0.0} if self.steps else {"valid": 0.0}
         with left_as_found(model, where, eval_mode=True), torch.no_grad():
             for index, image in enumerate(self.images):
-                clean = _centre(image, self.crop)[None].cpu()
+                clean = central(image, self.crop)[None].cpu()
                 noisy = add_noise(clean, 255 * self.sigma, self.seed, index).to(where)
                 clean = clean.to(where)
                 totals["valid"] += psnr(model(noisy), clean).item()
@@ -77,10 +78,3 @@ class Validation:
             model, eps=self.eps, steps=self.steps, step=step_of(self.eps, self.steps),
             preserve_noise=self.preserve_noise, seed=self.seed,
         )  # fmt: skip
-
-
-def _centre(image: Tensor, crop: int | None) -> Tensor:
-    if crop is None:
-        return image
-    top, left = ((n - crop) // 2 for n in image.shape[1:])
-    return image[:, top : top + crop, left : left + crop]
