@@ -1,0 +1,162 @@
+"""The measured suite as data, and as JSON that later runs are compared with."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT, VERSION = "fastattack bench", 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way of a row: its times, or why it has none.
+
+    Args:
+        seconds: of each round; empty where ``refused`` says why.
+        off: how far its result is from the right one, on the scale of the case's judge.
+        first: seconds of its first call where that compiles, else None.
+        refused: "wrong: ...", "raised ...", "not installed: ...", or None.
+    """
+
+    name: str
+    side: str
+    seconds: tuple[float, ...] = ()
+    off: float | None = None
+    first: float | None = None
+    refused: str | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def quantile(self, share: float) -> float:
+        """Of the rounds, between neighbours."""
+        values = sorted(self.seconds)
+        at = share * (len(values) - 1)
+        low = int(at)
+        return values[low] + (at - low) * (values[min(low + 1, len(values) - 1)] - values[low])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured trial. ``floor``: seconds of each round of the least that the work must cost, scaled to its size."""
+
+    suite: str
+    case: str
+    dtype: str
+    shape: tuple[int, ...]
+    layout: str
+    ways: tuple[Measured, ...]
+    floor: tuple[float, ...]
+    floor_name: str
+    bytes: int | None = None
+    operations: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, tuple[int, ...], str]:
+        """What names a row in another run."""
+        return self.suite, self.case, self.dtype, self.shape, self.layout
+
+    def timed(self, side: str | None = None) -> list[Measured]:
+        """The ways that have times, of one side or of all."""
+        return [way for way in self.ways if way.seconds and side in (None, way.side)]
+
+    def best(self, side: str) -> Measured | None:
+        """The fastest of a side."""
+        return min(self.timed(side), key=lambda way: way.median, default=None)
+
+    def share(self, way: Measured) -> float:
+        """Of the ceiling: the least time over this way's, the median over rounds (both were taken in the same ones)."""
+        return _ratio(self.floor, way.seconds)
+
+    def times_of(self, side: str, way: Measured) -> float | None:
+        """The fastest of a side as a multiple of this way: above 1, this way is faster."""
+        best = self.best(side)
+        return None if best is None else _ratio(best.seconds, way.seconds)
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What the machine can do: ``rate`` in ``unit`` ("GB/s", "G numbers/s", "us")."""
+
+    name: str
+    rate: float
+    unit: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole run. ``machine``: see `machine.describe`; ``settings``: the options; ``seconds``: of wall clock."""
+
+    machine: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    ceilings: tuple[Ceiling, ...] = ()
+    rows: tuple[Row, ...] = ()
+    errors: tuple[str, ...] = ()
+    """Trials that could not be set up, and why; the rest went on."""
+    seconds: float = 0.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> list[str]:
+        """In words, the ways of ours that have no time: what fails a run."""
+        return [
+            f"{row.case} {row.dtype} {'x'.join(map(str, row.shape))} {row.layout}: {way.name} {way.refused}"
+            for row in self.rows
+            for way in row.ways
+            if way.refused is not None and way.side == "ours"
+        ]
+
+    def as_json(self) -> str:
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+
+
+def read(path: Path) -> Result:
+    """A result of an earlier run.
+
+    Raises:
+        ValueError: it is not one, or of another version; names the file and what is wrong in it.
+        OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also what is no UTF-8
+        raise ValueError(f"compare: {path} is not JSON: {error}") from error
+    kind = found.get("format") if isinstance(found, dict) else None
+    if kind != FORMAT:
+        raise ValueError(
+            f"compare: {path} is not a result of `fastattack bench`: wanted format {FORMAT!r}, got {kind!r}"
+        )
+    if found.get("version") != VERSION:
+        raise ValueError(f"compare: {path}: wanted version {VERSION} of the format, got {found.get('version')!r}")
+    try:
+        return _result(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"compare: {path} lacks a part of a result: {type(error).__name__}: {error}") from error
+
+
+def _result(found: dict[str, Any]) -> Result:
+    return Result(
+        machine=dict(found["machine"]),
+        settings=dict(found["settings"]),
+        ceilings=tuple(Ceiling(**one) for one in found["ceilings"]),
+        rows=tuple(_row(one) for one in found["rows"]),
+        errors=tuple(found["errors"]),
+        seconds=found["seconds"],
+        extra=dict(found["extra"]),
+    )
+
+
+def _row(one: dict[str, Any]) -> Row:
+    ways = tuple(Measured(**way | {"seconds": tuple(way["seconds"])}) for way in one["ways"])
+    return Row(**one | {"shape": tuple(one["shape"]), "floor": tuple(one["floor"]), "ways": ways})

@@ -1,0 +1,114 @@
+"""Interleaved timing: A B A B in one process, after a judge has passed each way and a warm-up."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .result import Measured, Row
+from .trial import Call, Trial, Way, Wrong
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to measure.
+
+    Args:
+        rounds: of A B A B.
+        least: seconds that a way runs in one round; quick calls are repeated that often.
+        device: "cpu" or "cuda".
+        own_time: count this thread's own time instead of the wall clock: what other jobs take away does not count.
+            Right for work of one thread on the CPU alone.
+    """
+
+    rounds: int = 11
+    least: float = 0.01
+    device: str = "cpu"
+    own_time: bool = False
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        if self.device == "cuda":
+            return lambda: (torch.cuda.synchronize(), time.perf_counter())[1]
+        return time.thread_time if self.own_time else time.perf_counter
+
+
+def reason_of(error: Exception) -> str:
+    """Why a way has no time, in one line."""
+    if isinstance(error, Wrong):
+        return f"wrong: {error}"
+    text = " ".join(str(error).split())[:300]
+    kind = "not installed" if isinstance(error, ImportError) else f"raised {type(error).__name__}"
+    return f"{kind}: {text}"
+
+
+def measure(trial: Trial, pace: Pace) -> Row:
+    """The row of a trial: every way made, judged, and timed in turn with the floor."""
+    calls, found = {}, {}
+    for way in trial.ways:
+        made = judged(way, trial.judge, pace.clock)
+        found[way.name] = made if isinstance(made, Measured) else made[0]
+        if not isinstance(made, Measured):
+            calls[way.name] = made[1]
+    times = interleaved({"": trial.floor, **calls}, pace)
+    floor = tuple(trial.floor_scale * seconds for seconds in times.pop(""))
+    for name, seconds in times.items():
+        one = found[name]
+        found[name] = Measured(name, one.side, seconds, one.off, one.first)
+    return Row(
+        trial.suite, trial.case, trial.dtype, trial.shape, trial.layout, tuple(found.values()), floor,
+        trial.floor_name, trial.bytes, trial.operations,
+    )  # fmt: skip
+
+
+def judged(way: Way, judge: Callable[[Call], float], clock: Callable[[], float]) -> Measured | tuple[Measured, Call]:
+    """What became of a way that has no time, or its judgement and the call that may be timed."""
+    try:
+        call = way.make()
+        began = clock()
+        off = judge(call)
+        first = clock() - began
+    except Exception as error:  # whatever a peer raises: the rest goes on
+        return Measured(way.name, way.side, refused=reason_of(error))
+    return Measured(way.name, way.side, off=off, first=first if way.compiles else None), call
+
+
+def interleaved(calls: Mapping[str, Call], pace: Pace) -> dict[str, tuple[float, ...]]:
+    """Seconds a call of each, one number a round. The order turns round with every round, so that no way always
+    comes after the same other."""
+    repeats = {name: repeat_of(call, pace) for name, call in calls.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    clock, names = pace.clock, list(calls)
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()  # a collection in the middle would be one way's bad luck
+    try:
+        for number in range(pace.rounds):
+            for name in names if number % 2 == 0 else reversed(names):
+                call, repeat = calls[name], repeats[name]
+                began = clock()
+                for _ in range(repeat):
+                    call()
+                times[name].append((clock() - began) / repeat)
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: tuple(seconds) for name, seconds in times.items()}
+
+
+def repeat_of(call: Call, pace: Pace) -> int:
+    """How often a call fits into ``pace.least``; warms up on the way."""
+    call()
+    repeat = 1
+    while True:
+        began = pace.clock()
+        for _ in range(repeat):
+            call()
+        spent = pace.clock() - began
+        if spent >= pace.least / 4:
+            return max(1, round(pace.least / spent * repeat))
+        repeat *= 4
