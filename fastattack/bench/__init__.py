@@ -1,1 +1,1 @@
-"""The benchmark suite behind `fastattack bench`: correctness first, then A B A B against plain PyTorch and the peers."""
+"""The suite behind `fastattack bench`: correctness first, then A B A B against plain PyTorch and the peers."""

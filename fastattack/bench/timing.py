@@ -33,8 +33,13 @@ class Pace:
     @property
     def clock(self) -> Callable[[], float]:
         if self.device == "cuda":
-            return lambda: (torch.cuda.synchronize(), time.perf_counter())[1]
+            return _when_done
         return time.thread_time if self.own_time else time.perf_counter
+
+
+def _when_done() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def reason_of(error: Exception) -> str:
