@@ -1,59 +1,56 @@
-"""What the benchmarks share: sizes, inputs, the ways to run an op, and the check that stands before each timing."""
+"""The trials of the suite as pytest-benchmark tests: each way is judged before it is timed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-SIZES = {"64x64": (1, 1, 64, 64), "batch32": (32, 3, 512, 512)}
-EPS, STEP = 5 / 255, 1 / 255
+from fastattack.bench.ops import DTYPES
+from fastattack.bench.ops.trials import cases_of, op_trial
+from fastattack.bench.trial import Trial
 
-
-@dataclass(frozen=True)
-class Inputs:
-    adv: Tensor
-    grad: Tensor
-    origin: Tensor
-    clean: Tensor
-
-    @property
-    def bytes_each(self) -> int:
-        return self.adv.numel() * self.adv.element_size()
+SHAPES = ((1, 1, 64, 64), (32, 3, 256, 256))
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def inputs(size: str, dtype: torch.dtype = torch.float32) -> Inputs:
-    g = torch.Generator().manual_seed(0)
-    shape = SIZES[size]
-    clean = torch.rand(shape, generator=g)
-    origin = clean + 0.1 * torch.randn(shape, generator=g)
-    adv = origin + 0.01 * torch.randn(shape, generator=g)
-    grad = 1e-4 * torch.randn(shape, generator=g)
-    return Inputs(*(t.to(dtype) for t in (adv, grad, origin, clean)))
+@lru_cache(maxsize=1)
+def trial_of(stem: str, label: str, dtype: str, shape: tuple[int, ...]) -> Trial:
+    """The last one is kept: its ways come one after the other."""
+    (case,) = (case for case in cases_of(shape, [stem]) if case.label == label)
+    return op_trial(case, shape, dtype, device=DEVICE)
 
 
-def check_noise(noisy: Tensor, clean: Tensor, sigma: float, gap: float | None) -> None:
-    """The gap and the mean of the noise, in float64; without a gap, those that plain noise can have."""
-    noise = (noisy.double() - clean.double()).flatten(1)
-    typicality = 0.5 * (noise.square().mean(1) / sigma**2 - 1)
-    slack = 6 / (2 * noise.shape[1]) ** 0.5 if gap is None else 1e-4
-    assert (typicality - (gap or 0.0)).abs().max() < slack
-    assert gap is None or noise.mean(1).abs().max() < 1e-6
+def parameters(stem: str) -> list[Any]:
+    """(label, dtype, shape, way) of every case; the ways' names are those of a tiny trial."""
+    found = []
+    for shape in SHAPES:
+        for case in cases_of(shape, [stem]):
+            for dtype in DTYPES if stem != "quantise" else ("float32",):
+                ways = op_trial(case, (1, 1, 2, 2), dtype, device=DEVICE).ways
+                size = "x".join(map(str, shape))
+                found += [
+                    pytest.param(case.label, dtype, shape, way.name, id=f"{case.label}-{size}-{dtype}-{way.name}")
+                    for way in ways
+                ]
+    return found
 
 
-def compiled(function: Callable[..., object]) -> Callable[..., object]:
-    """torch.compile, with the shapes fixed: its strongest form."""
-    return torch.compile(function, dynamic=False)
+def bench_of(stem: str) -> Callable[..., None]:
+    """The benchmark of a stem."""
 
+    @pytest.mark.parametrize(("label", "dtype", "shape", "name"), parameters(stem))
+    def test(benchmark: Any, label: str, dtype: str, shape: tuple[int, ...], name: str) -> None:
+        trial = trial_of(stem, label, dtype, shape)
+        (way,) = (way for way in trial.ways if way.name == name)
+        call = way.make()
+        benchmark.extra_info["off"] = (way.judge or trial.judge)(call)
+        wait = torch.cuda.synchronize if DEVICE == "cuda" else (lambda: None)
+        benchmark.pedantic(lambda: (call(), wait()), rounds=11, warmup_rounds=2, iterations=20 if shape[0] == 1 else 1)
+        if benchmark.stats and trial.bytes is not None:
+            benchmark.extra_info["GB/s"] = round(trial.bytes / benchmark.stats.stats.median / 1e9, 2)
 
-def timed(benchmark, function: Callable[[], object], moved: int) -> None:
-    """Runs the benchmark; ``moved``: the bytes that must move, for GB/s."""
-    benchmark.pedantic(function, rounds=7, warmup_rounds=2) if moved > 1 << 22 else benchmark(function)
-    if benchmark.stats:
-        benchmark.extra_info["GB/s"] = round(moved / benchmark.stats.stats.median / 1e9, 2)
-
-
-both_sizes = pytest.mark.parametrize("size", list(SIZES))
+    return test

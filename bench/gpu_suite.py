@@ -60,15 +60,17 @@ def parts_of(python: str, folder: Path) -> list[Part]:
     build = [*pip, "--no-index", "--no-deps", "--no-build-isolation", "-v", "-e", "."]
     pytest = [python, "-m", "pytest", "-p", "no:cacheprovider", "-rfE"]
     several = ["-n", str(min(12, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
-    ops, attacks = folder / "ops.json", folder / "attacks.json"
-    attack_table = [python, "-m", "bench.attack_table", "--device", "cuda", "--untrained", "--rounds", "5"]
+    ops, attacks = folder / "ops", folder / "attacks"
+    bench = [python, "-m", "fastattack", "bench", "--device", "cuda", "--no-figures", "--overwrite", "--rounds", "5"]
+    some = [word for case in ("pgd_step_", "noise_stats", "distances") for word in ("--only", case)]
+    some += ["--dtype", "float32", "--shape", "64x3x512x512", "--shape", "1x1x64x64"]
     return [
         Part("build", 115, build, {"FASTATTACK_CUDA": "1"}),
         Part("tests", 190, [*pytest, *several, "--continue-on-collection-errors", "tests"]),
         sanitizer("memcheck", 50, pytest),
         sanitizer("racecheck", 50, pytest),
-        Part("ops", 45, [python, "-m", "bench.gpu_ops", "--out", str(ops)], result=ops),
-        Part("attacks", 50, [*attack_table, "--out", str(attacks)], result=attacks),
+        Part("ops", 50, [*bench, "--suite", "ops", *some, "--out", str(ops)], result=ops / "bench.json"),
+        Part("attacks", 50, [*bench, "--suite", "attacks", "--out", str(attacks)], result=attacks / "bench.json"),
     ]
 
 

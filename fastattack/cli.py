@@ -1,4 +1,4 @@
-"""The command line: attack, evaluate, compare, train, sample and info. An error is one line and exit code 2."""
+"""The command line: attack, evaluate, compare, train, sample, bench and info. An error is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from .commands.attack import attack
+from .commands.bench import bench
 from .commands.compare import compare
 from .commands.evaluate import evaluate
 from .commands.info import info
@@ -19,7 +20,7 @@ from .commands.train import train
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
-for command in (attack, compare, train, sample, info):
+for command in (attack, compare, train, sample, bench, info):
     app.command()(command)
 app.command(cls=ManyValues)(evaluate)
 

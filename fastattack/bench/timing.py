@@ -72,14 +72,17 @@ def measure(trial: Trial, pace: Pace) -> Row:
 
 def judged(way: Way, judge: Callable[[Call], float], clock: Callable[[], float]) -> Measured | tuple[Measured, Call]:
     """What became of a way that has no time, or its judgement and the call that may be timed."""
+    first = None
     try:
         call = way.make()
-        began = clock()
-        off = judge(call)
-        first = clock() - began
+        if way.compiles:
+            began = clock()
+            call()
+            first = clock() - began
+        off = (way.judge or judge)(call)
     except Exception as error:  # whatever a peer raises: the rest goes on
         return Measured(way.name, way.side, refused=reason_of(error))
-    return Measured(way.name, way.side, off=off, first=first if way.compiles else None), call
+    return Measured(way.name, way.side, off=off, first=first), call
 
 
 def interleaved(calls: Mapping[str, Call], pace: Pace) -> dict[str, tuple[float, ...]]:

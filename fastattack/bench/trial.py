@@ -23,12 +23,14 @@ class Way:
         side: whose it is.
         make: builds what is timed; an ImportError lists the way as not installed, any other error as raised.
         compiles: whether the first call compiles (its time is told apart).
+        judge: its own, where it promises less than the others do.
     """
 
     name: str
     side: Side
     make: Callable[[], Call]
     compiles: bool = False
+    judge: Callable[[Call], float] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""apgd_step_ beside plain PyTorch."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import ops
+from . import plain
+from .case import OpCase
+from .inputs import EPS, RMS_EPS, RMS_STEP, STEP, radius
+
+NAMES = ("adv", "previous", "grad", "origin")
+MOMENTUM = 0.75
+
+
+def moved(
+    adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float, step: float
+) -> tuple[Tensor, Tensor]:
+    """Out of place: two projections."""
+    at = plain.linf if norm == "linf" else plain.l2
+    z = at(adv, grad, origin, eps, step)
+    further = adv + MOMENTUM * (z - adv) + (1 - MOMENTUM) * (adv - previous)
+    return at(further, torch.zeros_like(grad), origin, eps, 0.0), adv.clone()
+
+
+def copied(adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float, step: float) -> None:
+    """For torch.compile: writes adv and previous."""
+    new, old = moved(adv, previous, grad, origin, norm, eps, step)
+    previous.copy_(old)
+    adv.copy_(new)
+
+
+def in_place(adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float, step: float) -> None:
+    """With one buffer and the gradient's."""
+    lag = (adv - previous).mul_(1 - MOMENTUM)
+    previous.copy_(adv)
+    if norm == "linf":
+        plain.linf_(adv, grad, origin, eps, step)
+        adv.sub_(previous).mul_(MOMENTUM).add_(previous).add_(lag)
+        adv.sub_(origin).clamp_(-eps, eps).add_(origin)
+        return
+    plain.l2_(adv, grad, origin, eps, step)
+    adv.sub_(previous).mul_(MOMENTUM).add_(previous).add_(lag).sub_(origin)
+    adv.mul_((eps / plain.norm(adv).clamp_(min=plain.TINY)).clamp_(max=1)).add_(origin)
+
+
+def ours(adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, **options: Any) -> None:
+    ops.apgd_step_(adv, previous, grad, origin, momentum=MOMENTUM, **options)
+
+
+def cases(shape: tuple[int, ...]) -> list[OpCase]:
+    found = []
+    for norm, eps, step, streams, operations in (
+        ("linf", EPS, STEP, 6, 18),
+        ("l2", radius(shape, RMS_EPS), radius(shape, RMS_STEP), 10, 35),
+    ):
+        options: dict[str, Any] = {"norm": norm, "eps": eps, "step": step}
+        out = partial(moved, **options)
+        found.append(
+            OpCase(
+                f"apgd_step_ {norm}",
+                "apgd_step",
+                NAMES,
+                partial(ours, **options),
+                {"eager": out, "eager in place": partial(in_place, **options)},
+                {"compiled": out, "compiled in place": partial(copied, **options)},
+                streams=streams,
+                operations=operations,
+                exact=out,
+                written=("adv", "previous"),
+                slack=4,
+            )
+        )
+    return found

@@ -1,0 +1,88 @@
+"""preserve_noise_ beside recentring, rescaling and clipping, which is what plain PyTorch has (and is less exact)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import ops
+from . import plain
+from .case import OpCase, Tensors
+from .inputs import EPS, RMS_EPS, radius
+
+NAMES = ("adv", "origin", "clean")
+
+
+def recentre(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: int = 4) -> Tensor:
+    n, t = origin - clean, adv - clean
+    dims = tuple(range(1, n.dim()))
+    centre, spread = n.mean(dims, keepdim=True), n.std(dims, keepdim=True, correction=0)
+    for _ in range(rounds):
+        t = (t - t.mean(dims, keepdim=True)) * (spread / t.std(dims, keepdim=True, correction=0)) + centre
+        t = torch.minimum(torch.maximum(t, n - eps), n + eps)
+    return clean + t
+
+
+def recentre_(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: int = 4) -> None:
+    n = origin - clean
+    adv.sub_(clean)
+    dims = tuple(range(1, n.dim()))
+    centre, spread = n.mean(dims, keepdim=True), n.std(dims, keepdim=True, correction=0)
+    for _ in range(rounds):
+        adv.sub_(adv.mean(dims, keepdim=True))
+        adv.mul_(spread / adv.std(dims, keepdim=True, correction=0)).add_(centre)
+        adv.sub_(n).clamp_(-eps, eps).add_(n)
+    adv.add_(clean)
+
+
+def recentre_l2(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: int = 4) -> Tensor:
+    n, t = origin - clean, adv - clean
+    dims = tuple(range(1, n.dim()))
+    centre, spread = n.mean(dims, keepdim=True), n.std(dims, keepdim=True, correction=0)
+    for _ in range(rounds):
+        t = (t - t.mean(dims, keepdim=True)) * (spread / t.std(dims, keepdim=True, correction=0)) + centre
+        d = t - n
+        t = n + d * (eps / plain.norm(d).clamp(min=plain.TINY)).clamp(max=1)
+    return clean + t
+
+
+def check(x: Tensors, got: tuple[Tensor, ...], eps: float, norm: str) -> float:
+    """The largest of: relative error of the noise's norm, shift of its mean over its rms, how far beyond the ball."""
+    origin, clean, out = x["origin"].double(), x["clean"].double(), got[0].double()
+    before, after = (origin - clean).flatten(1), (out - clean).flatten(1)
+    rms = before.norm(dim=1) / before.shape[1] ** 0.5
+    length = float((after.norm(dim=1) / before.norm(dim=1) - 1).abs().amax())
+    mean = float(((after.mean(1) - before.mean(1)).abs() / rms).amax())
+    moved = (out - origin).flatten(1)
+    reach = float((moved.abs() if norm == "linf" else moved.norm(dim=1)).amax()) / eps - 1
+    stayed = 1.0 if torch.equal(out, x["adv"].double()) else 0.0  # the inputs are not in the set
+    return max(length, mean, reach, stayed)
+
+
+def cases(shape: tuple[int, ...]) -> list[OpCase]:
+    found = []
+    for norm, eps, plain_ways, streams, operations in (
+        ("linf", EPS / 2, {"eager x4": recentre, "eager in place x4": recentre_}, 9, 30),
+        ("l2", radius(shape, RMS_EPS), {"eager x4": recentre_l2}, 9, 25),
+    ):
+        numbers: dict[str, Any] = {"eps": eps}
+        ways = {name: partial(function, **numbers) for name, function in plain_ways.items()}
+        found.append(
+            OpCase(
+                f"preserve_noise_ {norm}",
+                "preserve_noise",
+                NAMES,
+                partial(ops.preserve_noise_, norm=norm, **numbers),
+                ways,
+                {"compiled x4": ways["eager x4"]},
+                streams=streams,
+                operations=operations,
+                check=partial(check, norm=norm, **numbers),
+                allowed={"ours": 1e-5, "plain": 1e-1},
+                restores=True,
+            )
+        )
+    return found

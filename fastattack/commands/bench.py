@@ -1,0 +1,94 @@
+"""`fastattack bench`: how quick the ops and attacks are here, beside plain PyTorch and the peers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from .common import device_name
+
+if TYPE_CHECKING:
+    from ..bench.result import Result
+
+_OPTION = typer.Option
+
+
+def bench(
+    suite: Annotated[str, _OPTION(help="ops, attacks or all")] = "all",
+    device: Annotated[str, _OPTION(help="cpu or cuda; auto is the GPU where there is one")] = "cpu",
+    quick: Annotated[bool, _OPTION("--quick", help="a minute, to see that all works; its times say little")] = False,
+    out: Annotated[Path | None, _OPTION(help="folder for bench.json, table.txt, figures and report.html")] = None,
+    compare: Annotated[
+        Path | None, _OPTION(help="bench.json of an earlier run, or its folder: what changed beyond the noise")
+    ] = None,
+    only: Annotated[list[str] | None, _OPTION(help="parts of the names of cases, such as pgd_step; repeatable")] = None,
+    dtype: Annotated[
+        list[str] | None, _OPTION(help="float32, bfloat16 or float16 for the ops; repeatable; default: all three")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, _OPTION(help="BxCxHxW of the ops' images; repeatable; default: 1x1x64x64 to 64x3x512x512")
+    ] = None,
+    threads: Annotated[int | None, _OPTION(help="default: those that torch takes; 1 is timed by its own clock")] = None,
+    rounds: Annotated[int | None, _OPTION(help="of A B A B; default 11, quick 3")] = None,
+    compile: Annotated[
+        bool, _OPTION("--compile/--no-compile", help="time torch.compile too (10 s and more each to compile)")
+    ] = True,
+    shared: Annotated[
+        Path | None, _OPTION(help="folder with published weights and data; default: random ones that cost the same")
+    ] = None,
+    figures: Annotated[bool, _OPTION("--figures/--no-figures", help="draw figures and write report.html")] = True,
+    overwrite: Annotated[bool, _OPTION("--overwrite", help="replace an earlier run in --out")] = False,
+) -> None:
+    """Time ops and attacks beside plain PyTorch and the peers, interleaved. What gives a wrong result has no time.
+
+    Exit code 1 where a way of ours is wrong or raises. For times to trust, leave the machine alone meanwhile.
+    """
+    from ..bench import folder, table
+    from ..bench import suite as suites
+    from ..bench.compare import compare as compared
+    from ..bench.compare import print_comparison
+    from ..bench.ops import DTYPES
+
+    where = device_name(device)
+    settings = suites.Settings(
+        suite=suite, device=where, quick=quick, only=tuple(only or ()), dtypes=tuple(dtype or DTYPES),
+        shapes=tuple(map(shape_of, shape or ())), threads=threads, rounds=rounds, compile=compile, shared=shared,
+    )  # fmt: skip
+    old = None if compare is None else folder.result_of(compare)
+    if out is not None:
+        folder.check(out, figures=figures, overwrite=overwrite)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
+    found = suites.run(
+        settings,
+        on_ceilings=lambda ceilings: table.print_ceilings(console, ceilings),
+        on_row=lambda row: table.print_row(console, row),
+    )
+    table.print_end(console, found)
+    if old is not None:
+        print_comparison(console, compared(old, found))
+    if out is not None:
+        folder.write(out, found, figures=figures, overwrite=overwrite)
+    end(found, bool(settings.only))
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """ "4x3x64x64" as numbers."""
+    try:
+        return tuple(int(part) for part in text.split("x"))
+    except ValueError:
+        raise ValueError(f"shape: wanted BxCxHxW such as 4x3x64x64, got {text!r}") from None
+
+
+def end(found: Result, chosen: bool) -> None:
+    """What the run says to the shell."""
+    if "interrupted" in found.errors:
+        raise KeyboardInterrupt
+    if not found.rows:
+        reasons = "; ".join(found.errors) or "nothing was measured"
+        raise ValueError("only: no case has such a name" if chosen and not found.errors else reasons)
+    if found.wrong or found.errors:
+        raise typer.Exit(1)
