@@ -11,10 +11,12 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported: its kernels then run on the CPU
 
+from tests.interpreter import quicken
 from tests.subjects import NAMES, Subject, subject_called
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    quicken()
     if hasattr(config, "workerinput") or os.environ.get("PYTEST_XDIST_WORKER"):
         torch.set_num_threads(1)  # the workers share the cores
 
