@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: demo test bench lint wheel clean
+.PHONY: demo test bench smoke lint wheel clean
 
 demo: $(VENV)/built
 	$(BIN)/fastattack attack --out out/demo --overwrite
@@ -14,7 +14,10 @@ test: $(VENV)/built
 	$(BIN)/python -m pytest -n 2 --benchmark-disable tests
 
 bench: $(VENV)/built
-	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/fastattack bench --out out/bench --overwrite
+
+smoke: $(VENV)/built
+	$(BIN)/fastattack bench --quick --dtype float32 --no-compile --out out/smoke --overwrite
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
