@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -29,21 +28,17 @@ def print_ceilings(console: Console, ceilings: Sequence[Ceiling]) -> None:
     """What the machine can do at all."""
     if not ceilings:
         return
-    table = _table(("ceiling", "rate", ""), left=(0, 2))
-    for one in ceilings:
-        table.add_row(*_cells(view.one_line(one.name), view.ceiling(one), view.one_line(one.detail)))
-    _print(console, table)
+    rows = [(one.name, view.ceiling(one), one.detail) for one in ceilings]
+    show_table(console, ("ceiling", "rate", ""), rows, left=(0, 2))
 
 
 def print_row(console: Console, row: Row) -> None:
     """One table: a line for each way that has times, and the reasons of those that have none."""
     _print(console, Text(f"\n{view.title(row)}", style="bold"), Text(view.must(row), style="dim"))
-    ways = [view.line(row, way) for way in row.timed()]
-    if ways:
-        table = _table(astuple(view.TITLES)[:-1], left=(0, 1))
-        for line in ways:
-            table.add_row(*_cells(*astuple(line)[:-1]), style="bold" if line.bold else None)
-        _print(console, table)
+    lines = [view.line(row, way) for way in row.timed()]
+    if lines:
+        bold = [number for number, line in enumerate(lines) if line.bold]
+        show_table(console, view.TITLES.figures, [line.figures for line in lines], left=(0, 1), bold=bold)
     for name, why in view.refused(row):
         _print(console, Padding(Text(f"{name}: no time, {why}", style="yellow"), (0, 1)))
 
@@ -53,21 +48,32 @@ def print_end(console: Console, result: Result) -> None:
     found = summary.cases(result)
     if found:
         _print(console, Text("\nFastest of ours, geometric mean over rows (least .. most)", style="bold"))
-        table = _table(
-            ("suite", "case", "type", "rows", "x best plain", "x best peer", "of the ceiling"), left=(0, 1, 2)
-        )
-        for case in found:
-            spans = span(case.plain), span(case.peer), span(case.share, share=True)
-            table.add_row(*_cells(case.suite, view.one_line(case.case), case.dtype, str(case.rows), *spans))
-        _print(console, table)
+        titles = ("suite", "case", "type", "rows", "x best plain", "x best peer", "of the ceiling")
+        rows = [
+            (
+                one.suite,
+                one.case,
+                one.dtype,
+                str(one.rows),
+                span(one.plain),
+                span(one.peer),
+                span(one.share, view.percent),
+            )
+            for one in found
+        ]
+        show_table(console, titles, rows, left=(0, 1, 2))
     failed, missing = summary.without_time(result)
     late = [f"{name}: {why}" for name, why in summary.behind(result)]
-    _list(console, f"Under {summary.CLOSE} of the ceiling, or not ahead of plain PyTorch and every peer", late, "cyan")
-    _list(console, "Wrong, or raised", failed, "red")
-    _list(console, "Not installed", missing, "yellow")
-    _list(console, "Could not be set up", [view.one_line(error) for error in result.errors], "red")
-    rows, ours = len(result.rows), len(result.wrong)
-    words = f"\n{rows} row{'s' * (rows != 1)} in {view.seconds(result.seconds)}" if rows else "\nNothing was measured"
+    show_list(
+        console, f"Under {summary.CLOSE} of the ceiling, or not ahead of plain PyTorch and every peer", late, "cyan"
+    )
+    show_list(console, "Wrong, or raised", failed, "red")
+    show_list(console, "Not installed", missing, "yellow")
+    show_list(console, "Could not be set up", result.errors, "red")
+    count, ours = len(result.rows), len(result.wrong)
+    words = (
+        f"\n{count} row{'s' * (count != 1)} in {view.seconds(result.seconds)}" if count else "\nNothing was measured"
+    )
     _print(console, Text(words + (f"; {ours} of our ways without a time" if ours else "")))
 
 
@@ -82,32 +88,31 @@ def text(result: Result, *, width: int = FILE) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def span(one: summary.Span | None, *, share: bool = False) -> str:
+def span(one: summary.Span | None, write: Callable[[float], str] = view.times) -> str:
     """ "2.10 (1.80 .. 2.60)" """
-    if one is None:
-        return view.NOTHING
-    write = view.percent if share else view.times
-    return f"{write(one.mean)} ({write(one.low)} .. {write(one.high)})"
+    return view.NOTHING if one is None else f"{write(one.mean)} ({write(one.low)} .. {write(one.high)})"
 
 
-def _table(titles: Iterable[str], *, left: Sequence[int]) -> Table:
+def show_table(
+    console: Console, titles: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int],
+    bold: Sequence[int] = (),
+) -> None:  # fmt: skip
+    """Columns of ``left`` are words and may break; the others are figures. Nothing is read as markup."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, name in enumerate(titles):
-        table.add_column(
-            Text(name), justify="left" if number in left else "right", no_wrap=number not in left, overflow="fold"
-        )
-    return table
+        words = number in left
+        table.add_column(Text(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
+    for number, row in enumerate(rows):
+        table.add_row(*(Text(view.one_line(cell)) for cell in row), style="bold" if number in bold else None)
+    _print(console, table)
 
 
-def _cells(*words: str) -> list[Text]:
-    return [Text(one) for one in words]  # never markup: a name may hold brackets
-
-
-def _list(console: Console, head: str, lines: Sequence[str], style: str) -> None:
+def show_list(console: Console, head: str, lines: Sequence[str], style: str) -> None:
+    """Nothing where there are no lines."""
     if lines:
         _print(console, Text(f"\n{head}", style="bold"))
         for words in lines:
-            _print(console, Padding(Text(words, style=style), (0, 0, 0, 2)))
+            _print(console, Padding(Text(view.one_line(words), style=style), (0, 0, 0, 2)))
 
 
 def _print(console: Console, *parts: RenderableType) -> None:

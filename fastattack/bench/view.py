@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .result import Ceiling, Measured, Row
 
@@ -33,6 +33,11 @@ class Line:
     first: str
     off: str
     bold: bool = False
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """All columns."""
+        return tuple(getattr(self, one.name) for one in fields(self) if one.name != "bold")
 
 
 TITLES = Line(
