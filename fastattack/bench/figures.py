@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..report.figures import INK, LINES, MARKERS, save_figures
 from ..report.study import short_labels
@@ -15,6 +15,7 @@ from .result import Ceiling, Result, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 SIDES = {"ours": LINES[0], "plain": LINES[1], "peer": LINES[2]}
@@ -68,7 +69,7 @@ def _ratio(row: Row) -> float | None:
 def _style(names: Sequence[str], name: str) -> dict[str, Any]:
     """Colour and marker; as many pairs as both have together."""
     k = names.index(name)
-    return {"color": LINES[k % len(LINES)], "marker": MARKERS[(k // len(LINES) + k) % len(MARKERS)]}
+    return {"color": LINES[k % len(LINES)], "marker": MARKERS[(k // len(LINES) + k % len(LINES)) % len(MARKERS)]}
 
 
 def _grid(count: int, columns: int, width: float, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
@@ -82,6 +83,19 @@ def _grid(count: int, columns: int, width: float, heights: Sequence[float]) -> t
 
 def _rows_of(count: int, columns: int) -> int:
     return -(-count // columns)
+
+
+def _log(axes: Axes, which: Literal["x", "y"], unit: str | None = "") -> None:
+    """A logarithmic axis with ticks at 1, 2, 5 of few decades, else at powers of ten; with prefixes before ``unit``, or
+    plain where that is None: the style reads no mathtext."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.set(**{f"{which}scale": "log"})
+    axis: Axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,), numticks=7))
+    axis.set_major_formatter("{x:g}" if unit is None else EngFormatter(unit, sep=" " if unit else ""))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _below(figure: Figure, axes: Axes, columns: int) -> None:
@@ -112,7 +126,9 @@ def roofline(rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Figure:
     for k, (label, height) in enumerate(_roofs(ceilings)):
         ends = [height(low), height(high)]
         axes.plot([low, high], ends, color=INK, linewidth=1.2, linestyle=("-", "--", "-.", ":")[k % 4], label=label)
-    axes.set(xscale="log", yscale="log", xlim=(low, high))
+    _log(axes, "x", None)
+    _log(axes, "y")
+    axes.set_xlim(low, high)
     axes.set(xlabel="operations per byte that must move", ylabel="operations per second")
     axes.grid(color=INK, alpha=0.12)
     axes.set_title("filled: ours; hollow: best plain PyTorch", fontsize=9)
@@ -134,8 +150,6 @@ def _roofs(ceilings: Sequence[Ceiling]) -> list[tuple[str, Callable[[float], flo
 
 def ratios(rows: Sequence[Row]) -> Figure:
     """One axes for each case; a line for each type and layout; above 1, ours is faster."""
-    from matplotlib.ticker import NullFormatter
-
     cases = list(dict.fromkeys(row.case for row in rows))
     kinds = list(dict.fromkeys(_kind(row) for row in rows))
     columns = min(3, len(cases))
@@ -148,15 +162,16 @@ def ratios(rows: Sequence[Row]) -> Figure:
             line = {**_style(kinds, kind), "markersize": 4, "linewidth": 1.4, "label": f" {kind}"}
             axes.plot(*(zip(*points, strict=True) if points else ([], [])), **line)
         axes.axhline(1, color=INK, alpha=0.5, linewidth=1, linestyle=":")
-        axes.set(xscale="log", yscale="log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        low, high = axes.get_ylim()
-        if high / low < 30:
-            axes.set_yticks([t for t in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100, 200) if low <= t <= high])
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _log(axes, "x")
+        low, high = axes.dataLim.intervaly
+        if high < 10 * low:
+            axes.set_ylim(0, 1.1 * high)
+        else:
+            _log(axes, "y")
         axes.grid(axis="y", color=INK, alpha=0.12)
         axes.set_title(short_labels([case], 34)[case], fontsize=9)
-    figure.supxlabel("pixels (B·C·H·W)", fontsize=9)
+    for axes in all_axes[-columns:]:
+        axes.set_xlabel("pixels (B·C·H·W)", fontsize=9)
     figure.supylabel("best plain PyTorch / ours", fontsize=9)
     _below(figure, all_axes[0], 3)
     return figure
@@ -200,7 +215,8 @@ def growth(grown: Sequence[dict[str, Any]]) -> Figure:
         ends = [min(x), max(x)]
         axes.plot(x, y, linestyle="", marker="o", markersize=5, color=LINES[0])
         axes.plot(ends, [middle[1] * (at / middle[0]) ** one["exponent"] for at in ends], color=LINES[1], linewidth=1.3)
-        axes.set(xscale="log", yscale="log", ylabel="seconds")
+        _log(axes, "x")
+        _log(axes, "y", "s")
         axes.grid(color=INK, alpha=0.12)
         name = view.one_line(str(one["what"]))
         axes.set_title(f"{short_labels([name], 44)[name]}\nexponent {exponent(one)}", fontsize=9)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .result import Result, Row
-from .view import one_line, percent, times, title
+from .view import one_line, title
 
 CLOSE = 0.9
 """Of the ceiling: nearer is good enough."""
@@ -77,25 +77,29 @@ def _behind(row: Row) -> list[str]:
     best = row.best("ours")
     if best is None:
         return ["ours has no time"]
-    why = [f"{percent(share)} of {one_line(row.floor_name)}"] if (share := row.share(best)) < CLOSE else []
+    why = [f"{100 * share:.1f} % of {one_line(row.floor_name)}"] if (share := row.share(best)) < CLOSE else []
     for side, words in (("plain", "best plain"), ("peer", "best peer")):
         other, ratio = row.best(side), row.times_of(side, best)
         if other is not None and ratio is not None and ratio <= 1:
-            why.append(f"{times(ratio)} x {words} ({one_line(other.name)})")
+            why.append(f"{ratio:.3f} x {words} ({one_line(other.name)})")
     return why
 
 
 def without_time(result: Result) -> tuple[list[str], list[str]]:
-    """Ways that are wrong or raised, with the row of each; ways that are not installed, each once, with their rows."""
-    failed: list[str] = []
-    missing: dict[str, int] = {}
+    """Ways that are wrong or raised, and ways that are not installed; the same words once, with where that was."""
+    failed: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for row in result.rows:
         for way in row.ways:
-            if way.seconds:
-                continue
-            words = f"{one_line(way.name)} ({way.side}) {one_line(way.refused or 'no rounds')}"
-            if (way.refused or "").startswith("not installed"):
-                missing[words] = missing.get(words, 0) + 1
-            else:
-                failed.append(f"{title(row)}: {words}")
-    return failed, [f"{words}; in {rows} row{'s' * (rows != 1)}" for words, rows in missing.items()]
+            if not way.seconds:
+                why = way.refused or "no rounds"
+                kind = missing if why.startswith("not installed") else failed
+                kind.setdefault(f"{one_line(way.name)} ({way.side}) {one_line(why)}", []).append(title(row))
+    return _placed(failed), _placed(missing)
+
+
+def _placed(found: dict[str, list[str]]) -> list[str]:
+    return [
+        f"{words}; in {where[0]}" + (f" and {len(where) - 1} more row{'s' * (len(where) > 2)}" if where[1:] else "")
+        for words, where in found.items()
+    ]

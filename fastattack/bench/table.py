@@ -40,7 +40,7 @@ def print_row(console: Console, row: Row) -> None:
         bold = [number for number, line in enumerate(lines) if line.bold]
         show_table(console, view.TITLES.figures, [line.figures for line in lines], left=(0, 1), bold=bold)
     for name, why in view.refused(row):
-        _print(console, Padding(Text(f"{name}: no time, {why}", style="yellow"), (0, 1)))
+        _print(console, Padding(Text(f"{name}: no time, {why}", style="yellow"), (0, 1), expand=False))
 
 
 def print_end(console: Console, result: Result) -> None:
@@ -112,7 +112,7 @@ def show_list(console: Console, head: str, lines: Sequence[str], style: str) -> 
     if lines:
         _print(console, Text(f"\n{head}", style="bold"))
         for words in lines:
-            _print(console, Padding(Text(view.one_line(words), style=style), (0, 0, 0, 2)))
+            _print(console, Padding(Text(view.one_line(words), style=style), (0, 0, 0, 2), expand=False))
 
 
 def _print(console: Console, *parts: RenderableType) -> None:

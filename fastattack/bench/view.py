@@ -118,7 +118,7 @@ def scaled(value: float, unit: str) -> str:
             break
         power, prefix = power * 1e3, step
     number = f"{value / power:.0f}" if not prefix and float(value).is_integer() else digits(value / power)
-    return f"{number} {prefix}{unit}"
+    return f"{number} {prefix}{' ' * (len(unit) > 1 and bool(prefix))}{unit}"
 
 
 def percent(share: float) -> str:
