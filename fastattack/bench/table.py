@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -104,7 +105,7 @@ def show_table(
         table.add_column(Text(name), justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for number, row in enumerate(rows):
         table.add_row(*(Text(view.one_line(cell)) for cell in row), style="bold" if number in bold else None)
-    _print(console, table)
+    _print(console, _Wide(table))
 
 
 def show_list(console: Console, head: str, lines: Sequence[str], style: str) -> None:
@@ -115,6 +116,16 @@ def show_list(console: Console, head: str, lines: Sequence[str], style: str) -> 
             _print(console, Padding(Text(view.one_line(words), style=style), (0, 0, 0, 2), expand=False))
 
 
+@dataclass(frozen=True)
+class _Wide:
+    """At least `LEAST` columns wide, whatever the console is."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.table, options.update(width=max(options.max_width, LEAST)))
+
+
 def _print(console: Console, *parts: RenderableType) -> None:
     for part in parts:
-        console.print(part, width=max(console.width, LEAST), crop=False, highlight=False)
+        console.print(part, crop=False, highlight=False)
