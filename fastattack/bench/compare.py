@@ -22,7 +22,7 @@ VERDICTS: tuple[Verdict, ...] = ("slower", "faster", "same", "unknown")
 Array = npt.NDArray[np.float64]
 Key = tuple[str, str, str, tuple[int, ...], str]
 
-DRAWS, SEED = 4000, 0
+DRAWS, SEED = 2000, 0
 CONTROLS = 5
 """Ways that are not ours, at least, before their changes tell how far two runs of the same code are apart."""
 
