@@ -50,7 +50,7 @@ def small() -> Result:
     )  # fmt: skip
     growth = [{"what": "pixels", "x": [1, 2, 4], "seconds": [0.5, 1.0, 2.0], "exponent": 1.0, "low": 0.9, "high": 1.1}]
     return Result(
-        {"cpu": "a CPU", "cores": 2, "torch": "2.6.0"}, {"suite": "all", "threads": 2},
+        {"cpu": "a CPU", "cores": 2, "versions": {"fastattack": "7.8.9"}}, {"suite": "all", "threads": 2},
         (Ceiling("triad", 12.5, "GB/s", "256 MB"), Ceiling("arithmetic", 90.0, "Gflop/s")), (op, attack),
         (f"ops: {HOSTILE}: no such size",), 61.0, {"growth": growth},
     )  # fmt: skip
@@ -134,6 +134,7 @@ def test_other_units() -> None:
         "0 B", "512 B", "65.5 kB", "1.00 MB", "805 MB",
     ]  # fmt: skip
     assert view.scaled(1.2e9, "operations") == "1.20 G operations"
+    assert [view.percent(v) for v in (0.004, 0.0994, 0.0996, 1.2)] == ["0.4 %", "9.9 %", "10 %", "120 %"]
     assert [view.times(v) for v in (None, 0.996, 12.345, 250.2)] == ["-", "1.00", "12.35", "250"]
 
 
@@ -148,7 +149,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_round_trip(written: Path) -> None:
     assert folder.result_of(written) == folder.result_of(written / "bench.json") == small()
-    assert json.loads((written / "bench.json").read_text())["config"]["fastattack"]
+    assert json.loads((written / "bench.json").read_text())["config"] == {"fastattack": "7.8.9"}
     assert (written / "table.txt").read_text() == shown(small(), table.FILE)
     unknown = replace(small().rows[1], ways=(Measured("auto", "ours", FLOOR, off=math.inf),))
     assert '"off": null' in replace(small(), rows=(unknown,)).as_json()
@@ -168,7 +169,16 @@ def test_the_page(written: Path) -> None:
     words = page.text()
     assert HOSTILE in words
     assert f"no time: {REASON}" in words
-    for figure in ("3.00 ms", "2.00 ms .. 4.40 ms", "1.2e-07", "12.5 s", "12.5 GB/s", "1.00 (0.90 to 1.10)", "a CPU"):
+    for figure in (
+        "3.00 ms",
+        "2.00 ms .. 4.40 ms",
+        "1.2e-07",
+        "12.5 s",
+        "12.5 GB/s",
+        "1.00 (0.90 to 1.10)",
+        "a CPU",
+        "fastattack 7.8.9",
+    ):
         assert figure in words, figure
     (line,) = re.findall(r"<tr><td></td><td>rocket</td>.*?</tr>", text, flags=re.DOTALL)
     assert line.count("<td") == 3, "a name and the reason"
@@ -345,6 +355,8 @@ def test_differences_in_words() -> None:
     assert found.same_machine, "versions are what a comparison is for"
     assert found.differences == ("machine torch: 2.6.0 before, 2.7.0 now", "settings quick: False before, True now")
     assert not compare(old, replace(old, settings={**old.settings, "threads": 1})).same_machine
+    shapes = replace(old, settings={**old.settings, "shapes": ((1, 1, 8, 8),)})
+    assert compare(replace(old, settings=json.loads(shapes.as_json())["settings"]), shapes).differences == ()
     nested = replace(old, machine={**old.machine, "versions": {"triton": "3"}, "gpu": {"name": "a"}})
     assert compare(old, nested).differences == (
         "machine versions.triton: nothing before, 3 now", "machine gpu.name: nothing before, a now",

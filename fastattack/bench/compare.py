@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
+from ..report.folder import finite
 from . import view
 from .result import Measured, Result, Row
 from .table import show_list, show_table
@@ -33,7 +34,7 @@ SOFTWARE = (
 """How keys of ``machine`` begin that are about what is installed. Any other, except `PASSING`, is about the machine."""
 PASSING = ("date", "time", "load", "seconds", "host", "openmp libraries")
 """Keys of ``machine`` that differ from run to run on the same one."""
-SETTING = ("threads", "device", "own_time")
+SETTING = ("threads", "device", "clock")
 """Keys of ``settings`` that make it another machine as far as times go."""
 
 
@@ -261,7 +262,7 @@ def _flat(found: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+            flat[f"{prefix}{key}"] = finite(value)  # tuples are lists, as in JSON
     return flat
 
 
@@ -296,7 +297,7 @@ def conclusion(comparison: Comparison) -> str:
     if comparison.noise is None:
         return words + " Too few ways that are not ours: the noise between runs is not known, only that of the rounds."
     reach = 100 * math.expm1(comparison.noise)
-    return f"{words} The ways that are not ours show the noise between runs: changes under {reach:.1f} % are chance."
+    return f"{words} The ways that are not ours show the noise between runs: changes under {reach:.3g} % may be chance."
 
 
 def _show(console: Console, changes: Sequence[Change], confidence: float) -> None:

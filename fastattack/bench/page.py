@@ -22,7 +22,7 @@ def page(result: Result, figures: dict[str, str]) -> str:
     environment = page_environment()
     failed, missing = summary.without_time(result)
     return environment.get_template("bench.html.j2").render(
-        version=str(result.machine.get("fastattack", "")),
+        version=result.fastattack,
         facts=_facts(result),
         ceilings=[(view.one_line(one.name), view.ceiling(one), one.detail) for one in result.ceilings],
         cases=[

@@ -120,12 +120,16 @@ class Result:
             if way.refused is not None and way.side == "ours"
         ]
 
-    def as_json(self) -> str:
-        """What `read` reads. No number is NaN or infinite in it: null stands for such a one."""
+    @property
+    def fastattack(self) -> str:
+        """The version that was measured."""
         from .. import __version__  # not before it is needed: fastattack may be in the middle of its import
 
-        config = {"fastattack": self.machine.get("fastattack", __version__)}
-        content = {"format": FORMAT, "version": VERSION, "config": config, **asdict(self)}
+        return str(self.machine.get("versions", {}).get("fastattack") or __version__)
+
+    def as_json(self) -> str:
+        """What `read` reads. No number is NaN or infinite in it: null stands for such a one."""
+        content = {"format": FORMAT, "version": VERSION, "config": {"fastattack": self.fastattack}, **asdict(self)}
         return json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
 
 

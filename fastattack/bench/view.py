@@ -122,7 +122,7 @@ def scaled(value: float, unit: str) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.{0 if share >= 0.0995 else 1}f} %"
 
 
 def times(ratio: float | None) -> str:
