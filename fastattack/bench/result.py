@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..report.folder import finite
 
 FORMAT, VERSION = "fastattack bench", 1
 
@@ -117,8 +120,17 @@ class Result:
             if way.refused is not None and way.side == "ours"
         ]
 
+    @property
+    def fastattack(self) -> str:
+        """The version that was measured."""
+        from .. import __version__  # not before it is needed: fastattack may be in the middle of its import
+
+        return str(self.machine.get("versions", {}).get("fastattack") or __version__)
+
     def as_json(self) -> str:
-        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+        """What `read` reads. No number is NaN or infinite in it: null stands for such a one."""
+        content = {"format": FORMAT, "version": VERSION, "config": {"fastattack": self.fastattack}, **asdict(self)}
+        return json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
 
 
 def read(path: Path) -> Result:
@@ -141,22 +153,42 @@ def read(path: Path) -> Result:
         raise ValueError(f"compare: {path}: wanted version {VERSION} of the format, got {found.get('version')!r}")
     try:
         return _result(found)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"compare: {path} lacks a part of a result: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        words = f"{type(error).__name__}: {error}"
+        raise ValueError(f"compare: {path} lacks a part of a result, or it is of another kind: {words}") from error
 
 
 def _result(found: dict[str, Any]) -> Result:
     return Result(
         machine=dict(found["machine"]),
         settings=dict(found["settings"]),
-        ceilings=tuple(Ceiling(**one) for one in found["ceilings"]),
+        ceilings=tuple(_ceiling(one) for one in found["ceilings"]),
         rows=tuple(_row(one) for one in found["rows"]),
-        errors=tuple(found["errors"]),
-        seconds=found["seconds"],
+        errors=tuple(map(str, found["errors"])),
+        seconds=float(found["seconds"]),
         extra=dict(found["extra"]),
     )
 
 
+def _ceiling(one: dict[str, Any]) -> Ceiling:
+    _positive("rate", [one["rate"]])
+    return Ceiling(**one)
+
+
 def _row(one: dict[str, Any]) -> Row:
-    ways = tuple(Measured(**way | {"seconds": tuple(way["seconds"])}) for way in one["ways"])
-    return Row(**one | {"shape": tuple(one["shape"]), "floor": tuple(one["floor"]), "ways": ways})
+    ways = tuple(_measured(way) for way in one["ways"])
+    row = Row(**one | {"shape": tuple(map(int, one["shape"])), "floor": _positive("floor", one["floor"]), "ways": ways})
+    if not row.floor or any(len(way.seconds) != len(row.floor) for way in row.timed()):
+        raise ValueError(f"{row.case}: wanted a time of every round for the floor and each way")
+    return row
+
+
+def _measured(one: dict[str, Any]) -> Measured:
+    return Measured(**one | {"seconds": _positive("seconds", one["seconds"])})
+
+
+def _positive(name: str, values: list[Any]) -> tuple[float, ...]:
+    found = tuple(values)
+    if not all(isinstance(x, int | float) and 0 < x < math.inf for x in found):
+        raise ValueError(f"{name}: wanted positive numbers, got {str(values)[:60]}")
+    return found

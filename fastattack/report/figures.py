@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -48,11 +48,16 @@ def write_figures(folder: Path, results: Results) -> dict[str, str]:
         RuntimeError: no matplotlib; it comes with the extra "evaluate".
         OSError: a file cannot be written.
     """
+    return save_figures(folder, _plan(results))
+
+
+def save_figures(folder: Path, plan: Mapping[str, Callable[[], Figure]]) -> dict[str, str]:
+    """Draw and write each of ``plan``, as `write_figures` says."""
     require("matplotlib.figure", what="report", extra="evaluate")
     from matplotlib import rc_context
 
     inline = {}
-    for name, draw in _plan(results).items():
+    for name, draw in plan.items():
         with rc_context(STYLE):
             figure = draw()
             write_atomic(folder / f"{name}.png", partial(_save_png, figure))

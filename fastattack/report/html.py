@@ -9,7 +9,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..extras import require
 from ..files import write_atomic
@@ -17,6 +17,10 @@ from . import study
 from .conclusions import conclude, warnings
 from .figures import figure_name, write_figures
 from .study import MEASURES, NBSP, QUALITY, Cell, Estimate, Measure, Results, estimate, grid, quality
+
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
 
 PICTURES = {
     "clean": "Clean",
@@ -75,23 +79,10 @@ def write_report(out: Path, results: Results) -> None:
 
 
 def _render(results: Results, examples: dict[str, list[dict[str, Any]]], figures: dict[str, str]) -> str:
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(eps=study.eps_label, plain=_plain, grouped=_grouped)
-
-    def own(name: str) -> Markup:
-        """The package's own text: the only thing beside the figures that is not escaped."""
-        return Markup(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
-
-    script = own("report.js")
+    environment = page_environment()
+    script = own_text(environment, "report.js")
     return environment.get_template("report.html.j2").render(
         config=results["config"],
         summary=results["summary"],
@@ -114,10 +105,32 @@ def _render(results: Results, examples: dict[str, list[dict[str, Any]]], figures
         statistics=STATISTICS,
         rows=_statistics_rows(results),
         examples=examples,
-        style=own("report.css"),
+        style=own_text(environment, "report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def page_environment() -> jinja2.Environment:
+    """The package's templates: everything put into them is escaped, and what is not there is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(eps=study.eps_label, plain=_plain, grouped=_grouped)
+    return environment
+
+
+def own_text(environment: jinja2.Environment, name: str) -> Markup:
+    """The package's own style or script: the only thing beside the figures that is not escaped."""
+    from markupsafe import Markup
+
+    return Markup(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
