@@ -1,6 +1,7 @@
 """Builds fastattack._cpu always and fastattack._cuda where nvcc is found, with CMake and Ninja.
 
-FASTATTACK_CUDA=0 leaves _cuda out, FASTATTACK_CUDA=1 makes a missing nvcc an error. torch is not needed to build.
+FASTATTACK_CUDA=0 leaves _cuda out, FASTATTACK_CUDA=1 makes a missing nvcc an error. FASTATTACK_BUILD names a folder that
+keeps the objects for the next build. torch is not needed to build.
 """
 
 from __future__ import annotations
@@ -48,9 +49,8 @@ class CMakeBuild(build_ext):
 
     def cmake(self, target: Path) -> None:
         # An editable install keeps its objects, so that the next one compiles only what changed.
-        build = (
-            ROOT / "build" if self.editable_mode else Path(self.build_temp).resolve()
-        ) / f"cmake-{sys.version_info[1]}"
+        kept = os.environ.get("FASTATTACK_BUILD") or (ROOT / "build" if self.editable_mode else self.build_temp)
+        build = Path(kept).resolve() / f"cmake-{sys.version_info[1]}"
         build.mkdir(parents=True, exist_ok=True)
         nvcc = wanted_nvcc()
         options = [

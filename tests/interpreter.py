@@ -1,5 +1,5 @@
-"""Triton's interpreter without the work that it repeats: at every call of a function by a kernel it looks through all of
-triton.language for what is to be replaced, though once for each launch is enough. That was nine tenths of the time."""
+"""Triton's interpreter without the work that it repeats: at every call of a function by a kernel it looks through all
+of triton.language for what is to be replaced, though once for each launch is enough. It was nine tenths of the time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def quicken() -> None:
-    """Functions that a kernel calls run at once after the first of their module; another make of Triton is left alone."""
+    """Functions that a kernel calls run at once, after the first of their module. Another make of Triton is left alone."""
     try:
         from triton.runtime import interpreter
     except ImportError:

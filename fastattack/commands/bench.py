@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from .common import device_name
 
@@ -59,19 +57,20 @@ def bench(
         shapes=tuple(map(shape_of, shape or ())), threads=threads, rounds=rounds, compile=compile, shared=shared,
     )  # fmt: skip
     old = None if compare is None else folder.result_of(compare)
-    if out is not None:
-        folder.check(out, figures=figures, overwrite=overwrite)
-    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False)
+    console = table.stdout()
+    lacking = folder.check(out, figures=figures, overwrite=overwrite)
+    if lacking is not None:
+        console.print(lacking)
     found = suites.run(
         settings,
         on_ceilings=lambda ceilings: table.print_ceilings(console, ceilings),
         on_row=lambda row: table.print_row(console, row),
     )
     table.print_end(console, found)
-    if old is not None:
-        print_comparison(console, compared(old, found))
     if out is not None:
         folder.write(out, found, figures=figures, overwrite=overwrite)
+    if old is not None:
+        print_comparison(console, compared(old, found))
     end(found, bool(settings.only))
 
 
