@@ -8,7 +8,7 @@ from typing import Any
 
 
 def quicken() -> None:
-    """Functions that a kernel calls run at once, after the first of their module. Another make of Triton is left alone."""
+    """Functions that a kernel calls run at once, after the first of their module; another Triton is left alone."""
     try:
         from triton.runtime import interpreter
     except ImportError:
