@@ -18,7 +18,7 @@ HEAVY = {
 
 
 def modules_after(code: str) -> set[str]:
-    """The names in sys.modules of a fresh process that ran the code, less those in a set `before` if the code has one."""
+    """The names in sys.modules of a fresh process that ran the code, less the set `before` if the code makes one."""
     show = "\nimport sys; print('MODULES', *(set(sys.modules) - globals().get('before', set())))"
     done = subprocess.run([sys.executable, "-c", code + show], capture_output=True, text=True, check=True)
     return set(done.stdout.rpartition("MODULES")[2].split())
