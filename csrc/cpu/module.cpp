@@ -5,6 +5,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "calls.h"
 
@@ -108,18 +109,22 @@ void preserve_noise(Pointer adv, Pointer origin, Pointer clean, long long batch,
   kernels->preserve_noise(call);
 }
 
+// `out`: (B, 6) doubles for double noise, else floats.
 void noise_stats(Pointer noise, Pointer out, long long batch, long long count, const py::object& walk, int dtype,
                  double sigma, Pointer sigma_values, double mean, Pointer mean_values, int threads) {
   Walk w(batch, count, walk);
+  bool wide = Dtype(dtype) == Dtype::f64;
+  std::vector<double> table(wide ? 0 : 6 * batch);
   StatsCall call{w.shape,
                  Dtype(dtype),
                  threads,
                  {sigma, pointer<double>(sigma_values)},
                  {mean, pointer<double>(mean_values)},
                  w.next(noise),
-                 pointer<double>(out)};
+                 wide ? pointer<double>(out) : table.data()};
   py::gil_scoped_release release;
   kernels->noise_stats(call);
+  for (size_t i = 0; i < table.size(); ++i) pointer<float>(out)[i] = (float)table[i];
 }
 
 void distances(Pointer a, Pointer b, Pointer out, long long batch, long long count, const py::object& walk, int dtype,

@@ -58,9 +58,9 @@ def load() -> Backend:
 
     def noise_stats(noise: Tensor, sigma: Scalar, mean: Scalar) -> Tensor:
         pointer, *shape = memory(noise)
-        out = torch.empty(noise.shape[0], 6, dtype=torch.float64)
+        out = torch.empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
         native.noise_stats(pointer, out.data_ptr(), *shape, *_scalar(sigma), *_scalar(mean), get_num_threads())
-        return out if noise.dtype is torch.float64 else out.float()
+        return out
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
         mine, theirs, *shape = memory(a, b)
