@@ -1,39 +1,47 @@
-"""fastattack: adversarial attacks on image denoisers and restorers, on fused kernels."""
+"""fastattack: adversarial attacks on image denoisers and restorers, on fused kernels.
 
-from . import attacks, evaluate, metrics, models, objectives, ops, training, typical, views
-from .adapters import with_sigma
-from .attacks import (
-    APGD,
-    BIM,
-    CW,
-    DDN,
-    DIM,
-    FGSM,
-    FMN,
-    MIFGSM,
-    NIFGSM,
-    PGD,
-    TIM,
-    AttackResult,
-    CosPGD,
-    DenoisingPGD,
-    FeaturePGD,
-    LPIPSAttack,
-    ObsAtk,
-    SegPGD,
-    SimBA,
-    Square,
-    Universal,
-    denoising_pgd,
-    fgsm,
-    pgd,
-)
-from .each import EachResult, attack_each
-from .engine import NonFiniteError
-from .evaluate import RobustnessCurve, TransferMatrix, robustness_curve, transfer_matrix
-from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
-from .sampler import NoisyDataset, TypicalSetSampler
-from .strength import StrengthReport, strength_check
+Every name is imported when it is first used: `import fastattack` alone brings neither torch nor anything else.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import attacks, evaluate, metrics, models, objectives, ops, training, typical, views
+    from .adapters import with_sigma
+    from .attacks import (
+        APGD,
+        BIM,
+        CW,
+        DDN,
+        DIM,
+        FGSM,
+        FMN,
+        MIFGSM,
+        NIFGSM,
+        PGD,
+        TIM,
+        AttackResult,
+        CosPGD,
+        DenoisingPGD,
+        FeaturePGD,
+        LPIPSAttack,
+        ObsAtk,
+        SegPGD,
+        SimBA,
+        Square,
+        Universal,
+        denoising_pgd,
+        fgsm,
+        pgd,
+    )
+    from .each import EachResult, attack_each
+    from .engine import NonFiniteError
+    from .evaluate import RobustnessCurve, TransferMatrix, robustness_curve, transfer_matrix
+    from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
+    from .sampler import NoisyDataset, TypicalSetSampler
+    from .strength import StrengthReport, strength_check
 
 __version__ = "0.1.0"
 
@@ -89,3 +97,31 @@ __all__ = [
     "views",
     "with_sigma",
 ]
+
+_NAMES = {
+    "adapters": "with_sigma",
+    "attacks": "APGD BIM CW DDN DIM FGSM FMN MIFGSM NIFGSM PGD TIM AttackResult CosPGD DenoisingPGD FeaturePGD"
+    " LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
+    "each": "EachResult attack_each",
+    "engine": "NonFiniteError",
+    "evaluate": "RobustnessCurve TransferMatrix robustness_curve transfer_matrix",
+    "ops": "BackendUnavailable NoiseStats Spectrum noise_stats use_backend",
+    "sampler": "NoisyDataset TypicalSetSampler",
+    "strength": "StrengthReport strength_check",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # for a type checker a name that is not there stays an error
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+            globals()[name] = value
+            return value
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+            return import_module(f".{name}", __name__)  # which sets the attribute, too
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,9 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "calls.h"
 
@@ -106,18 +109,22 @@ void preserve_noise(Pointer adv, Pointer origin, Pointer clean, long long batch,
   kernels->preserve_noise(call);
 }
 
+// `out`: (B, 6) doubles for double noise, else floats.
 void noise_stats(Pointer noise, Pointer out, long long batch, long long count, const py::object& walk, int dtype,
                  double sigma, Pointer sigma_values, double mean, Pointer mean_values, int threads) {
   Walk w(batch, count, walk);
+  bool wide = Dtype(dtype) == Dtype::f64;
+  std::vector<double> table(wide ? 0 : 6 * batch);
   StatsCall call{w.shape,
                  Dtype(dtype),
                  threads,
                  {sigma, pointer<double>(sigma_values)},
                  {mean, pointer<double>(mean_values)},
                  w.next(noise),
-                 pointer<double>(out)};
+                 wide ? pointer<double>(out) : table.data()};
   py::gil_scoped_release release;
   kernels->noise_stats(call);
+  for (size_t i = 0; i < table.size(); ++i) pointer<float>(out)[i] = (float)table[i];
 }
 
 void distances(Pointer a, Pointer b, Pointer out, long long batch, long long count, const py::object& walk, int dtype,
@@ -289,26 +296,124 @@ void l1_step(Pointer adv, Pointer grad, Pointer origin, Pointer mask, long long 
   kernels->l1_step(call);
 }
 
+// One Python argument. pybind11's own conversion, overloads and all, costs as much as a small kernel.
+template <class T>
+T from(PyObject* value) {
+  if constexpr (std::is_same_v<T, py::object>) {
+    return py::reinterpret_borrow<py::object>(value);
+  } else {
+    T number;
+    if constexpr (std::is_same_v<T, double>) {
+      number = PyFloat_AsDouble(value);
+    } else if constexpr (std::is_unsigned_v<T>) {
+      number = PyLong_AsUnsignedLongLong(value);
+    } else {
+      number = (T)PyLong_AsLongLong(value);
+    }
+    if (number == (T)-1 && PyErr_Occurred()) throw py::error_already_set();
+    return number;
+  }
+}
+
+template <class... Args, size_t... I>
+void call(void (*function)(Args...), PyObject* const* args, Py_ssize_t given, std::index_sequence<I...>) {
+  if (given != (Py_ssize_t)sizeof...(Args)) {
+    PyErr_Format(PyExc_TypeError, "wanted %zd arguments, got %zd", (Py_ssize_t)sizeof...(Args), given);
+    throw py::error_already_set();
+  }
+  function(from<std::decay_t<Args>>(args[I])...);
+}
+
+template <class... Args>
+void call(void (*function)(Args...), PyObject* const* args, Py_ssize_t given) {
+  call(function, args, given, std::index_sequence_for<Args...>{});
+}
+
+// A function above as Python calls it, with positional arguments alone.
+template <auto function>
+PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  try {
+    call(function, args, given);
+    Py_RETURN_NONE;
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+// (pointers, batch, count, None, dtype) of tensors of one shape that are all contiguous, else None; the pointer of a
+// None is 0. Arguments: a dict with the number of each dtype, then the tensors, of which the methods are called.
+PyObject* plain(PyObject*, PyObject* const* args, Py_ssize_t given) {
+  static PyObject *const is_contiguous = PyUnicode_InternFromString("is_contiguous"),
+                         *const data_ptr = PyUnicode_InternFromString("data_ptr"),
+                         *const shape = PyUnicode_InternFromString("shape"),
+                         *const dtype = PyUnicode_InternFromString("dtype");
+  auto owned = [](PyObject* result) {
+    if (!result) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(result);
+  };
+  try {
+    Py_ssize_t tensors = given - 1;
+    py::tuple found(tensors + 4);
+    for (Py_ssize_t i = 0; i < tensors; ++i) {
+      PyObject* t = args[i + 1];
+      if (t == Py_None) {
+        found[i] = 0;
+        continue;
+      }
+      if (owned(PyObject_CallMethodNoArgs(t, is_contiguous)).ptr() != Py_True) Py_RETURN_NONE;
+      found[i] = owned(PyObject_CallMethodNoArgs(t, data_ptr));
+    }
+    py::tuple sizes = owned(PyObject_GetAttr(args[1], shape));
+    long long count = 1;
+    for (size_t d = 1; d < sizes.size(); ++d) count *= PyLong_AsLongLong(sizes[d].ptr());
+    found[tensors] = sizes[0];
+    found[tensors + 1] = count;
+    found[tensors + 2] = py::none();
+    PyObject* number = PyDict_GetItemWithError(args[0], owned(PyObject_GetAttr(args[1], dtype)).ptr());
+    if (!number) throw py::type_error("no kernel for this dtype");
+    found[tensors + 3] = py::reinterpret_borrow<py::object>(number);
+    return found.release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const py::builtin_exception& error) {
+    error.set_error();
+  }
+  return nullptr;
+}
+
+template <auto function>
+PyMethodDef method(const char* name) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, nullptr};
+}
+
 }  // namespace
 }  // namespace fastattack
 
 PYBIND11_MODULE(_cpu, m) {
   using namespace fastattack;
   m.doc() = "CPU kernels of fastattack; see csrc/cpu.";
-  m.def("pgd_step", &pgd_step);
-  m.def("project", &project);
-  m.def("preserve_noise", &preserve_noise);
-  m.def("noise_stats", &noise_stats);
-  m.def("distances", &distances);
-  m.def("random_start", &random_start);
-  m.def("typical_noise", &typical_noise);
-  m.def("momentum_step", &momentum_step);
-  m.def("accumulate", &accumulate);
-  m.def("apgd_step", &apgd_step);
-  m.def("zero_mean_step", &zero_mean_step);
-  m.def("quantise", &quantise);
-  m.def("l1_project", &l1_project);
-  m.def("l1_step", &l1_step);
+  static PyMethodDef functions[] = {
+      method<&entry<&pgd_step>>("pgd_step"),
+      method<&entry<&project>>("project"),
+      method<&entry<&preserve_noise>>("preserve_noise"),
+      method<&entry<&noise_stats>>("noise_stats"),
+      method<&entry<&distances>>("distances"),
+      method<&entry<&random_start>>("random_start"),
+      method<&entry<&typical_noise>>("typical_noise"),
+      method<&entry<&momentum_step>>("momentum_step"),
+      method<&entry<&accumulate>>("accumulate"),
+      method<&entry<&apgd_step>>("apgd_step"),
+      method<&entry<&zero_mean_step>>("zero_mean_step"),
+      method<&entry<&quantise>>("quantise"),
+      method<&entry<&l1_project>>("l1_project"),
+      method<&entry<&l1_step>>("l1_step"),
+      method<&plain>("plain"),
+      {nullptr, nullptr, 0, nullptr},
+  };
+  if (PyModule_AddFunctions(m.ptr(), functions)) throw py::error_already_set();
   m.def("triad", [](Pointer a, Pointer b, Pointer c, long long count, int threads) {
     py::gil_scoped_release release;
     kernels->triad(pointer<float>(a), pointer<float>(b), pointer<float>(c), count, threads);

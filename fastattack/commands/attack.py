@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .common import device_name, load_model, versions
@@ -86,6 +85,8 @@ def attack(
 
 def _attacked(model: Any, images: list[Any], config: Any) -> Any:
     """Results as they come, under a progress bar that shows the mean PSNR of the batch at hand."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     from ..job import run_job
 
     console = Console(stderr=True)

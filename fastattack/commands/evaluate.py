@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from .common import device_name, device_of
@@ -111,6 +109,9 @@ class _Shown:
     """A progress bar of rank 0: images, time left, and dB so far."""
 
     def __init__(self, team: Team) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
         self.console = Console(stderr=True)
         self.quiet = team.rank > 0 or not self.console.is_terminal
         columns = (

@@ -154,11 +154,12 @@ class Job:
 
     def watch(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
         """Remember the first step at which a sample's loss or gradient was not finite."""
-        sound = loss.isfinite()
+        odd = loss - loss  # 0, but NaN for what is not finite; isfinite() is four ops
         if grad is not None:
             inner = tuple(range(1, grad.dim()))
-            sound = sound & grad.amax(inner).isfinite() & grad.amin(inner).isfinite()  # each lets a NaN through
-        self.bad = torch.where((self.bad < 0) & ~sound, step, self.bad)
+            top, low = grad.amax(inner), grad.amin(inner)  # each lets a NaN through
+            odd = odd + (top - top) + (low - low)
+        self.bad = self.bad.masked_fill((self.bad < 0) & (odd != 0), step)
 
     def count(self) -> None:
         """One more step or query for each sample that has not ended."""
@@ -182,7 +183,7 @@ class Job:
         found = self.best_success if success is None else torch.where(better, success, self.best_success)
         numbers = (
             torch.where(better, loss.double(), self.best_loss), torch.where(better, value, self.best_value), found,
-            torch.where(better, step, self.best_step), torch.where(better, restart, self.best_restart),
+            self.best_step.masked_fill(better, step), self.best_restart.masked_fill(better, restart),
         )  # fmt: skip
         wide = better.reshape(-1, *[1] * (x.dim() - 1))
         # No call between these two lines: an interrupt, let in at calls, finds images and numbers that agree.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -34,23 +34,15 @@ class Precision:
     def reduced(self) -> bool:
         return self.name != "fp32"
 
-    @contextmanager
-    def forward(self, device: torch.device) -> Iterator[None]:
+    def forward(self, device: torch.device) -> AbstractContextManager[object]:
         """Around a call of the model."""
         if self.dtype is None:
-            yield
-            return
-        with torch.autocast(device.type, dtype=self.dtype, cache_enabled=False):  # weights change, graphs are recorded
-            yield
+            return nullcontext()
+        return torch.autocast(device.type, dtype=self.dtype, cache_enabled=False)  # weights change, graphs are recorded
 
-    @contextmanager
-    def region(self) -> Iterator[None]:
+    def region(self) -> AbstractContextManager[object]:
         """Around forward and backward."""
-        if self.name != "tf32":
-            yield
-            return
-        with tf32(True):
-            yield
+        return tf32(True) if self.name == "tf32" else nullcontext()
 
     def __str__(self) -> str:
         return f"{self.name} ({self.why})" if self.why else self.name

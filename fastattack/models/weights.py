@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -153,6 +152,8 @@ def read_weights(path: str | Path) -> tuple[State, dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    from safetensors import safe_open
+
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.utils.dlpack
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .backend import Bounds, Scalar
 
@@ -64,9 +65,9 @@ def require_writable(adv: Tensor, *others: tuple[str, Tensor], name: str = "adv"
         )
     address, size = adv.data_ptr(), adv.nbytes
     for other_name, other in others:
-        apart = abs(other.data_ptr() - address)
+        apart = other.data_ptr() - address
         # Views with gaps may lie in one another without sharing an element: those pass.
-        if apart == 0 or (apart < size and adv.is_contiguous() and other.is_contiguous()):
+        if -size < apart < size and (apart == 0 or (adv.is_contiguous() and other.is_contiguous())):
             raise ValueError(f"{other_name}: shares its memory with {name}, which this op overwrites; pass a clone")
 
 
@@ -74,7 +75,7 @@ def written(*tensors: Tensor) -> None:
     """Tell autograd that they changed, so that a graph which saved one refuses a wrong backward pass."""
     for t in tensors:
         if not t.is_inference():
-            torch.autograd.graph.increment_version(t)
+            increment_version(t)
 
 
 def require_norm(norm: str, allowed: tuple[str, ...] = NORMS, *, hint: str = "") -> None:
@@ -105,9 +106,10 @@ def per_sample(
 
     ``down`` rounds towards zero to float32 where ``like`` is computed in float32.
     """
+    if type(value) is float:
+        return _one(value, name, least, down and like.dtype is not torch.float64)
     if not isinstance(value, Tensor):
-        number = value if type(value) is float else _number(value, name)
-        return _one(number, name, least, down and like.dtype is not torch.float64)
+        return _one(_number(value, name), name, least, down and like.dtype is not torch.float64)
     if value.dim() == 0:
         if nan and math.isnan(value.item()):
             return math.nan
@@ -150,7 +152,9 @@ def positive(value: Any, name: str, like: Tensor) -> Scalar:
 
 @lru_cache(maxsize=256)
 def _bounds_in(low: float, high: float, dtype: torch.dtype) -> Bounds:
-    """The bounds on the grid of the storage type, rounded inwards."""
+    """The bounds, checked, on the grid of the storage type, rounded inwards."""
+    if not low <= high:
+        raise ValueError(f"bounds: wanted (low, high) with low <= high, got ({low}, {high})")
     inner = []
     for value, up in ((low, True), (high, False)):
         t = torch.tensor(value, dtype=dtype)
@@ -163,14 +167,14 @@ def _bounds_in(low: float, high: float, dtype: torch.dtype) -> Bounds:
 def bounds_of(bounds: tuple[float, float] | None, dtype: torch.dtype) -> Bounds:
     if bounds is None:
         return UNBOUNDED
+    if type(bounds) is tuple and len(bounds) == 2 and type(bounds[0]) is type(bounds[1]) is float:
+        return _bounds_in(bounds[0], bounds[1], dtype)
     try:
         if isinstance(bounds, str):
             raise TypeError
         low, high = (float(b) for b in bounds)
     except (TypeError, ValueError):
         raise TypeError(f"bounds: wanted (low, high) or None, got {bounds!r}") from None
-    if not low <= high:
-        raise ValueError(f"bounds: wanted (low, high) with low <= high, got ({low}, {high})")
     return _bounds_in(low, high, dtype)
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from .backend import Backend, BackendUnavailable, Bounds, Scalar
-from .layout import Layout, collapse
+from .layout import collapse
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 NORMS = {"linf": 0, "l2": 1}
 
 
-def _walk(layout: Layout | None) -> tuple[int, int, tuple[object, ...] | None]:
-    """(batch, count, walk) as the module takes them; walk is None where each sample is one run."""
+def _walked(first: Tensor, *rest: Tensor | None, keep_order: bool) -> tuple[Any, ...]:
+    """(pointers, batch, count, walk, dtype) as the module takes them: the pointer is 0 where there is no tensor, and
+    walk is None where each sample of each tensor is one run."""
+    tensors = (first, *(t for t in rest if t is not None))
+    layout = collapse(*tensors, keep_order=keep_order)
     assert layout is not None, "the checked op copies what has too many dimensions"
     count = layout.count
-    plain = layout.flat and all(s == (count, 0, 0, 0, 1) for s in layout.strides)
-    return layout.batch, count, None if plain else (layout.sizes, *layout.strides)
+    runs = layout.flat and all(s == (count, 0, 0, 0, 1) for s in layout.strides)
+    pointers = (0 if t is None else t.data_ptr() for t in (first, *rest))
+    return *pointers, layout.batch, count, None if runs else (layout.sizes, *layout.strides), DTYPES[first.dtype]
 
 
 def _scalar(value: Scalar) -> tuple[float, int]:
@@ -28,152 +34,101 @@ def _scalar(value: Scalar) -> tuple[float, int]:
 def load() -> Backend:
     """The backend, or BackendUnavailable with the reason."""
     try:
-        from fastattack import _cpu as native
+        from fastattack import _cpu
     except ImportError as error:
         raise BackendUnavailable(f"fastattack._cpu is not built or does not load: {error}") from error
+    native: Any = _cpu  # a type checker cannot count arguments that memory() makes
+
+    def memory(first: Tensor, *rest: Tensor | None, keep_order: bool = False) -> tuple[Any, ...]:
+        return native.plain(DTYPES, first, *rest) or _walked(first, *rest, keep_order=keep_order)
 
     def pgd_step(
         adv: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar, step: Scalar,
         bounds: Bounds,
     ) -> None:  # fmt: skip
-        if mask is None and adv.is_contiguous() and grad.is_contiguous() and origin.is_contiguous():
-            batch, walk = adv.shape[0], None
-            count = adv.numel() // batch
-            if type(eps) is float and type(step) is float:  # the common call, and the one whose overhead shows
-                native.pgd_step(
-                    adv.data_ptr(), grad.data_ptr(), origin.data_ptr(), 0, batch, count, None, DTYPES[adv.dtype],
-                    NORMS[norm], eps, 0, step, 0, bounds[0], bounds[1], torch.get_num_threads(),
-                )  # fmt: skip
-                return
-        else:
-            tensors = (adv, grad, origin) if mask is None else (adv, grad, origin, mask)
-            batch, count, walk = _walk(collapse(*tensors))
         native.pgd_step(
-            adv.data_ptr(), grad.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count,
-            walk, DTYPES[adv.dtype], NORMS[norm], *_scalar(eps), *_scalar(step), *bounds, torch.get_num_threads(),
-        )  # fmt: skip
+            *memory(adv, grad, origin, mask), NORMS[norm], *_scalar(eps), *_scalar(step), *bounds, get_num_threads()
+        )
 
     def project(adv: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar, bounds: Bounds) -> None:
-        tensors = (adv, origin) if mask is None else (adv, origin, mask)
-        batch, count, walk = _walk(collapse(*tensors))
-        native.project(
-            adv.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count, walk,
-            DTYPES[adv.dtype], NORMS[norm], *_scalar(eps), *bounds, torch.get_num_threads(),
-        )  # fmt: skip
+        native.project(*memory(adv, origin, mask), NORMS[norm], *_scalar(eps), *bounds, get_num_threads())
 
     def preserve_noise(adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: Scalar) -> None:
-        batch, count, walk = _walk(collapse(adv, origin, clean))
-        native.preserve_noise(
-            adv.data_ptr(), origin.data_ptr(), clean.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm],
-            *_scalar(eps), torch.get_num_threads(),
-        )  # fmt: skip
+        native.preserve_noise(*memory(adv, origin, clean), NORMS[norm], *_scalar(eps), get_num_threads())
 
     def noise_stats(noise: Tensor, sigma: Scalar, mean: Scalar) -> Tensor:
-        batch, count, walk = _walk(collapse(noise))
-        out = torch.empty(batch, 6, dtype=torch.float64)
-        native.noise_stats(
-            noise.data_ptr(), out.data_ptr(), batch, count, walk, DTYPES[noise.dtype], *_scalar(sigma), *_scalar(mean),
-            torch.get_num_threads(),
-        )  # fmt: skip
-        return out if noise.dtype is torch.float64 else out.float()
+        pointer, *shape = memory(noise)
+        out = torch.empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
+        native.noise_stats(pointer, out.data_ptr(), *shape, *_scalar(sigma), *_scalar(mean), get_num_threads())
+        return out
 
     def distances(a: Tensor, b: Tensor) -> Tensor:
-        batch, count, walk = _walk(collapse(a, b))
-        out = torch.empty(batch, 4, dtype=torch.float64)
-        native.distances(
-            a.data_ptr(), b.data_ptr(), out.data_ptr(), batch, count, walk, DTYPES[a.dtype], torch.get_num_threads()
-        )
+        mine, theirs, *shape = memory(a, b)
+        out = torch.empty(a.shape[0], 4, dtype=torch.float64)
+        native.distances(mine, theirs, out.data_ptr(), *shape, get_num_threads())
         return out
 
     def random_start(
         adv: Tensor, origin: Tensor, norm: str, eps: Scalar, bounds: Bounds, seed: int, sample_ids: Tensor | None
     ) -> None:
-        batch, count, walk = _walk(collapse(adv, origin, keep_order=True))
         native.random_start(
-            adv.data_ptr(), origin.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm], *_scalar(eps),
-            *bounds, seed, 0 if sample_ids is None else sample_ids.data_ptr(), torch.get_num_threads(),
+            *memory(adv, origin, keep_order=True), NORMS[norm], *_scalar(eps), *bounds, seed,
+            0 if sample_ids is None else sample_ids.data_ptr(), get_num_threads(),
         )  # fmt: skip
 
     def typical_noise(
         out: Tensor, clean: Tensor | None, sigma: Scalar, typicality: Scalar, mean: Scalar, seed: int,
         sample_ids: Tensor | None,
     ) -> None:  # fmt: skip
-        tensors = (out,) if clean is None else (out, clean)
-        batch, count, walk = _walk(collapse(*tensors, keep_order=True))
         native.typical_noise(
-            out.data_ptr(), 0 if clean is None else clean.data_ptr(), batch, count, walk, DTYPES[out.dtype],
-            *_scalar(sigma), *_scalar(typicality), *_scalar(mean), seed,
-            0 if sample_ids is None else sample_ids.data_ptr(), torch.get_num_threads(),
+            *memory(out, clean, keep_order=True), *_scalar(sigma), *_scalar(typicality), *_scalar(mean), seed,
+            0 if sample_ids is None else sample_ids.data_ptr(), get_num_threads(),
         )  # fmt: skip
 
     def momentum_step(
         adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar,
         step: Scalar, decay: Scalar, bounds: Bounds,
     ) -> None:  # fmt: skip
-        tensors = (adv, momentum, grad, origin) if mask is None else (adv, momentum, grad, origin, mask)
-        batch, count, walk = _walk(collapse(*tensors))
         native.momentum_step(
-            adv.data_ptr(), momentum.data_ptr(), grad.data_ptr(), origin.data_ptr(),
-            0 if mask is None else mask.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm],
-            *_scalar(eps), *_scalar(step), *_scalar(decay), *bounds, torch.get_num_threads(),
+            *memory(adv, momentum, grad, origin, mask), NORMS[norm], *_scalar(eps), *_scalar(step), *_scalar(decay),
+            *bounds, get_num_threads(),
         )  # fmt: skip
 
     def accumulate(total: Tensor, grad: Tensor, keep: Scalar, weight: Scalar) -> None:
-        batch, count, walk = _walk(collapse(total, grad))
-        native.accumulate(
-            total.data_ptr(), grad.data_ptr(), batch, count, walk, DTYPES[total.dtype], *_scalar(keep),
-            *_scalar(weight), torch.get_num_threads(),
-        )  # fmt: skip
+        native.accumulate(*memory(total, grad), *_scalar(keep), *_scalar(weight), get_num_threads())
 
     def apgd_step(
         adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar,
         step: Scalar, momentum: Scalar, bounds: Bounds,
     ) -> None:  # fmt: skip
-        tensors = (adv, previous, grad, origin)
-        batch, count, walk = _walk(collapse(*tensors, *(() if mask is None else (mask,))))
         native.apgd_step(
-            adv.data_ptr(), previous.data_ptr(), grad.data_ptr(), origin.data_ptr(),
-            0 if mask is None else mask.data_ptr(), batch, count, walk, DTYPES[adv.dtype], NORMS[norm],
-            *_scalar(eps), *_scalar(step), *_scalar(momentum), *bounds, torch.get_num_threads(),
+            *memory(adv, previous, grad, origin, mask), NORMS[norm], *_scalar(eps), *_scalar(step),
+            *_scalar(momentum), *bounds, get_num_threads(),
         )  # fmt: skip
 
     def zero_mean_step(adv: Tensor, grad: Tensor | None, origin: Tensor, eps: Scalar, step: Scalar) -> None:
         if grad is None:  # a step of length 0 along anything
             grad, step = origin, 0.0
-        batch, count, walk = _walk(collapse(adv, grad, origin))
-        native.zero_mean_step(
-            adv.data_ptr(), grad.data_ptr(), origin.data_ptr(), batch, count, walk, DTYPES[adv.dtype], *_scalar(eps),
-            *_scalar(step), torch.get_num_threads(),
-        )  # fmt: skip
+        native.zero_mean_step(*memory(adv, grad, origin), *_scalar(eps), *_scalar(step), get_num_threads())
 
     def quantise(
         adv: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar, bits: int, bounds: Bounds
     ) -> None:
-        tensors = (adv, origin) if mask is None else (adv, origin, mask)
-        batch, count, walk = _walk(collapse(*tensors))
         native.quantise(
-            adv.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count, walk,
-            DTYPES[adv.dtype], NORMS["linf" if norm == "linf" else "l2"], *_scalar(eps), *bounds, 2**bits - 1,
-            torch.get_num_threads(),
+            *memory(adv, origin, mask), NORMS["linf" if norm == "linf" else "l2"], *_scalar(eps), *bounds,
+            2**bits - 1, get_num_threads(),
         )  # fmt: skip
 
     def l1_project(adv: Tensor, origin: Tensor, mask: Tensor | None, eps: Scalar, bounds: Bounds) -> None:
-        tensors = (adv, origin) if mask is None else (adv, origin, mask)
-        batch, count, walk = _walk(collapse(*tensors))
-        native.l1_project(
-            adv.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count, walk,
-            DTYPES[adv.dtype], *_scalar(eps), *bounds, torch.get_num_threads(),
-        )  # fmt: skip
+        native.l1_project(*memory(adv, origin, mask), *_scalar(eps), *bounds, get_num_threads())
 
     def l1_step(
         adv: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, eps: Scalar, step: Scalar, keep: Scalar,
         bounds: Bounds,
     ) -> None:  # fmt: skip
-        tensors = (adv, grad, origin) if mask is None else (adv, grad, origin, mask)
-        batch, count, walk = _walk(collapse(*tensors))
         native.l1_step(
-            adv.data_ptr(), grad.data_ptr(), origin.data_ptr(), 0 if mask is None else mask.data_ptr(), batch, count,
-            walk, DTYPES[adv.dtype], *_scalar(eps), *_scalar(step), *_scalar(keep), *bounds, torch.get_num_threads(),
+            *memory(adv, grad, origin, mask), *_scalar(eps), *_scalar(step), *_scalar(keep), *bounds,
+            get_num_threads(),
         )  # fmt: skip
 
     return Backend(

@@ -62,7 +62,7 @@ def runs_on(name: str, device_type: str) -> bool:
     return device_type in _DEVICES[name]
 
 
-_auto: dict[str, Backend] = {}
+_auto: dict[torch.device, Backend] = {}  # by device: its type is a string made anew at every look
 
 
 def resolve(device: torch.device, backend: str = "auto") -> Backend:
@@ -72,9 +72,9 @@ def resolve(device: torch.device, backend: str = "auto") -> Backend:
     only "auto" falls back.
     """
     name = backend if backend != "auto" else _chosen.get() or _ENVIRONMENT or "auto"
-    kind = device.type
     if name == "auto":
         return best(device)
+    kind = device.type
     try:
         found = load(name)
     except BackendUnavailable as error:
@@ -86,8 +86,7 @@ def resolve(device: torch.device, backend: str = "auto") -> Backend:
 
 def best(device: torch.device) -> Backend:
     """The fastest backend for tensors on ``device``, whatever was chosen."""
-    kind = device.type
-    return _auto.get(kind) or _auto.setdefault(kind, _best(kind))
+    return _auto.get(device) or _auto.setdefault(device, _best(device.type))
 
 
 def _best(kind: str) -> Backend:

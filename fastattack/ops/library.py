@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 _eager: dict[str, Callable[..., Any]] = {}
 
@@ -23,7 +24,7 @@ def register(*functions: Callable[..., Any]) -> None:
 
 def traced(t: Any) -> bool:
     """Whether the call is being compiled, or the tensor is one that only the dispatcher understands (a fake tensor)."""
-    return torch.compiler.is_compiling() or (type(t) is not Tensor and isinstance(t, torch._subclasses.FakeTensor))
+    return is_compiling() or (type(t) is not Tensor and isinstance(t, torch._subclasses.FakeTensor))
 
 
 Pair = tuple[float | None, Tensor | None]

@@ -84,8 +84,10 @@ def typical_noise(
 
 def _room(shape_or_like: Any, out: Any, clean: Any) -> Tensor:
     """The tensor to write; shape_or_like, out and clean agree."""
-    given = {"out": out, "clean": clean}
-    named = {name: check.as_tensor(t, name) for name, t in given.items() if t is not None}
+    named = {} if out is None else {"out": check.as_tensor(out, "out")}
+    if clean is not None:
+        named["clean"] = check.as_tensor(clean, "clean")
+    fresh: Tensor | None = None
     if isinstance(shape_or_like, Tensor) or hasattr(shape_or_like, "__dlpack__"):
         like = check.as_tensor(shape_or_like, "shape_or_like")
     else:
@@ -98,7 +100,10 @@ def _room(shape_or_like: Any, out: Any, clean: Any) -> Tensor:
             ) from None
         if any(n < 0 for n in shape):
             raise ValueError(f"shape_or_like: wanted sizes >= 0, got {shape}")
-        like = next(iter(named.values()), torch.empty(0 if named else shape, dtype=torch.float32))
+        if named:
+            like = next(iter(named.values()))
+        else:
+            like = fresh = torch.empty(shape, dtype=torch.float32)
         if tuple(like.shape) != shape:
             name = next(iter(named))
             raise ValueError(f"{name}: wanted shape {shape} as shape_or_like says, got {tuple(like.shape)}")
@@ -108,8 +113,7 @@ def _room(shape_or_like: Any, out: Any, clean: Any) -> Tensor:
         raise ValueError(f"shape_or_like: wanted fewer than 2**34 elements in a sample, got shape {tuple(like.shape)}")
     if "out" in named:
         return named["out"]
-    fresh: Tensor = torch.empty_like(like, requires_grad=False)
-    return fresh
+    return torch.empty_like(like, requires_grad=False) if fresh is None else fresh
 
 
 def _check_numbers(sigma: float, typicality: float, mean: float) -> None:
