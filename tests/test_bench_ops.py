@@ -11,7 +11,7 @@ import torch
 
 import fastattack as fa
 from fastattack.bench import suite
-from fastattack.bench.ceilings import ceilings, numpy_normals, stream
+from fastattack.bench.ceilings import ceilings, stream
 from fastattack.bench.ops import DTYPES, STEMS, op_trials
 from fastattack.bench.ops.inputs import LAYOUTS, tensors
 from fastattack.bench.ops.trials import Subject, cases_of, op_trial
@@ -164,10 +164,7 @@ def test_ceilings() -> None:
     found = {one.name: one for one in ceilings(QUICK, quick=True)}
     assert {"copy, memory", "triad, cache", "torch normal_", "NumPy SFC64 normals", "matrix product"} <= set(found)
     assert all(one.rate > 0 for one in found.values())
-    (first, second), again = numpy_normals(1000)(), numpy_normals(1000)
-    assert first is None
-    assert second is None
-    assert again
+    assert found["NumPy SFC64 normals"].rate < 3 * torch.get_num_threads(), "a core makes no three numbers a nanosecond"
 
 
 def test_settings() -> None:
