@@ -12,7 +12,7 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -78,17 +78,21 @@ class Recipe:
         )  # fmt: skip
 
 
-def apart(recipe: Recipe, *, rounds: int = 5) -> tuple[Row, dict[str, int]]:
+def apart(recipe: Recipe, *, rounds: int = 5, ways: Collection[str] = ()) -> tuple[Row, dict[str, int]]:
     """The row of a trial whose ways ran in processes of their own in turn, and each one's peak of memory in MB.
 
     Every way is judged by its first result, which does not count; its second run is the first that is timed.
+
+    Args:
+        ways: names of those that are measured; () means all.
 
     Raises:
         ValueError, OSError: what `attack_trials` says of the recipe.
     """
     trial = recipe.trial()
-    with workers(recipe, [way.name for way in trial.ways]) as ask:
-        found = {way.name: _judged(way, ask[way.name], trial) for way in trial.ways}
+    chosen = [way for way in trial.ways if not ways or way.name in ways]
+    with workers(recipe, [way.name for way in chosen]) as ask:
+        found = {way.name: _judged(way, ask[way.name], trial) for way in chosen}
         answer(ask[FLOOR])  # warms up, as the judge's call did for the others
         timed = [FLOOR, *(name for name, one in found.items() if one.refused is None)]
         times: dict[str, list[float]] = {name: [] for name in timed}
@@ -99,9 +103,9 @@ def apart(recipe: Recipe, *, rounds: int = 5) -> tuple[Row, dict[str, int]]:
                 times[name].append(one.seconds)
                 peaks[name] = one.peak
     floor = tuple(times.pop(FLOOR))
-    ways = tuple(replace(one, seconds=tuple(times.get(name, ()))) for name, one in found.items())
+    rows = tuple(replace(one, seconds=tuple(times.get(name, ()))) for name, one in found.items())
     row = Row(
-        trial.suite, trial.case, trial.dtype, trial.shape, trial.layout, ways, floor, trial.floor_name, trial.bytes,
+        trial.suite, trial.case, trial.dtype, trial.shape, trial.layout, rows, floor, trial.floor_name, trial.bytes,
         trial.operations,
     )  # fmt: skip
     return row, {name: peak for name, peak in peaks.items() if name != FLOOR}

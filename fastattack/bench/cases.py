@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .. import models, objectives
 from ..images import find_images, read_image
@@ -26,6 +27,23 @@ SIGMA = 25
 PACKAGED = Path(__file__).resolve().parents[1] / "assets" / "images"
 
 
+Loss = Callable[[Any, Any], Tensor]
+
+
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square().flatten(1).mean(1)
+
+
+def entropy(output: Tensor, target: Tensor) -> Tensor:
+    return functional.cross_entropy(output, target, reduction="none")
+
+
+def weighted(output: Tensor, target: Tensor) -> Tensor:
+    """CosPGD's for images (arXiv 2302.02213)."""
+    cosine = functional.cosine_similarity(output.detach().softmax(1), target.softmax(1), dim=1)
+    return (cosine.unsqueeze(1) * (output - target).square()).flatten(1).mean(1)
+
+
 @dataclass(frozen=True)
 class Case:
     """One model with its inputs, and the attack that every way makes.
@@ -34,27 +52,29 @@ class Case:
         model: in eval mode.
         x: (B, C, H, W), where every attack starts.
         target: what ``objective`` compares the model's output with.
-        objective: one loss for each sample, to climb.
+        objective: one loss for each sample, to climb; ours.
+        by_hand: the same in plain PyTorch without checks, as the plain loops climb it.
         steps: gradients that an attack may take.
         eps: radius of the linf ball; ``step``: length of a step; both on the scale of x.
         bounds: for every way the same; those of a classifier's images, to which some peers always clip.
-        measure: by what results are judged, where that is not ``objective``.
+        measure: by what results are judged, where that is not ``by_hand``.
     """
 
     model: nn.Module
     x: Tensor
     target: Tensor
-    objective: Callable[[Any, Any], Tensor]
+    objective: Loss
+    by_hand: Loss
     steps: int = 10
     eps: float = 5 / 255
     step: float = 1 / 255
     bounds: tuple[float, float] | None = None
-    measure: Callable[[Any, Any], Tensor] | None = None
+    measure: Loss | None = None
 
     def loss(self, x: Tensor) -> float:
         """What an attack has reached: the mean over the samples, by the model as it is."""
         with torch.no_grad():
-            return (self.measure or self.objective)(self.model(x), self.target).double().mean().item()
+            return (self.measure or self.by_hand)(self.model(x), self.target).double().mean().item()
 
 
 @dataclass(frozen=True)
@@ -99,7 +119,7 @@ def denoised(name: str, shared: Path | None, steps: int, device: str, size: Size
         model = models.load(name, weights=shared / "weights" / FILES[name], sigma=sigma)
         clean = crops(shared / "data" / ("set12" if channels == 1 else "cbsd68"), channels, size)
     noisy = clean + SIGMA / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    return Case(model.eval().to(device), noisy.to(device), clean.to(device), objectives.mse, steps)
+    return Case(model.eval().to(device), noisy.to(device), clean.to(device), objectives.mse, squared, steps)
 
 
 def crops(folder: Path, channels: int, size: Size) -> Tensor:
@@ -126,7 +146,9 @@ def classified(steps: int, device: str, size: Size) -> Case:
     x = torch.rand(size.labelled, 3, size.labelled_side, size.labelled_side, generator=draw)
     labels = torch.randint(10, (size.labelled,), generator=draw)
     model = resnet18().to(device)
-    return Case(model, x.to(device), labels.to(device), objectives.cross_entropy, steps, bounds=(0.0, 1.0))
+    return Case(
+        model, x.to(device), labels.to(device), objectives.cross_entropy, entropy, steps, bounds=(0.0, 1.0)
+    )  # fmt: skip
 
 
 def predicted(case: Case) -> Case:
@@ -137,4 +159,4 @@ def predicted(case: Case) -> Case:
 
 def dense(case: Case) -> Case:
     """With the loss of CosPGD, judged by the squared error: the weighted loss can fall while the attack succeeds."""
-    return replace(case, objective=objectives.cospgd(), measure=objectives.mse)
+    return replace(case, objective=objectives.cospgd(), by_hand=weighted, measure=squared)

@@ -63,7 +63,7 @@ class Judge:
         want = self.wanted
         got = self.reached(self._seeded(call), "reached")
         gap = (got - want) / (want - self.start)
-        off = abs(gap) if self.floor is None else max(-gap, 0.0)
+        off = abs(gap) if self.floor is None else max(0.0, -gap)
         tolerance = getattr(call, "tolerance", EXACT) if self.floor is None else self.floor
         if not off <= tolerance:
             raise Wrong(

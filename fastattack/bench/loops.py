@@ -27,7 +27,7 @@ def losses(case: Case, model: nn.Module) -> Callable[[Tensor], Tensor]:
     """(B,) of the images."""
 
     def of(adv: Tensor) -> Tensor:
-        return case.objective(model(adv), case.target)
+        return case.by_hand(model(adv), case.target)
 
     return of
 
@@ -60,7 +60,7 @@ def pgd(case: Case, form: torch.memory_format = CONTIGUOUS, *, bf16: bool = Fals
     def low(adv: Tensor) -> Tensor:
         with torch.autocast(adv.device.type, dtype=torch.bfloat16, cache_enabled=False):
             output = model(adv)
-        return case.objective(output.float(), case.target)
+        return case.by_hand(output.float(), case.target)
 
     loss = low if bf16 else losses(case, model)
 
