@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fastattack as fa
 from fastattack.bench import attacks, cases, loops, peers
-from fastattack.bench.apart import Recipe, apart
+from fastattack.bench.apart import Answer, Failure, Recipe, apart, judged_apart
 from fastattack.bench.attacks import KINDS, attack_trials, trial_of
 from fastattack.bench.cases import Case, case_of
 from fastattack.bench.judge import EXACT, REDUCED, Judge, Run
@@ -24,7 +24,6 @@ from fastattack.bench.trial import Trial, Way, Wrong
 
 SHORT = Pace(rounds=1, least=1e-5)
 TINY = cases.Size(2, 16, 2, 8)
-LABELS = torch.tensor([0, 1, 2, 0])
 
 
 def small(steps: int = 2) -> Case:
@@ -34,7 +33,9 @@ def small(steps: int = 2) -> Case:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
     x = torch.rand(4, 3, 4, 4, generator=draw).round()
-    return Case(model, x, LABELS, fa.objectives.cross_entropy, cases.entropy, steps, 0.1, 0.04, (0.0, 1.0))
+    with torch.no_grad():
+        labels = (model(x).argmax(1) + 1) % 3  # none of the model's own, as in `cases.classified`
+    return Case(model, x, labels, fa.objectives.cross_entropy, cases.entropy, steps, 0.1, 0.04, (0.0, 1.0))
 
 
 def by_hand(case: Case) -> Tensor:
@@ -139,7 +140,8 @@ def test_reduced_precision_is_given_more_room() -> None:
     judge = judge_of(case)
     with pytest.raises(Wrong, match=r"wanted 0\.001"):
         judge(Run(lambda: off))
-    assert EXACT < judge(Run(lambda: off, REDUCED["bf16"])) < REDUCED["bf16"]
+    found = judge(Run(lambda: off, REDUCED["bf16"]))
+    assert found == pytest.approx(gap(off, adv, case), rel=1e-3), "a share of the climb"
     assert EXACT < max(REDUCED.values()) < 0.1
 
 
@@ -321,11 +323,35 @@ def test_ways_with_compile_are_asked_for() -> None:
 
 
 def test_each_way_in_a_process_of_its_own() -> None:
-    row, peaks = apart(Recipe("PGD resnet18", quick=True, steps=2), rounds=2, ways=["ours", "adversarial-library"])
-    timed = {way.name: way for way in row.timed()}
-    assert [way.name for way in row.ways] == ["ours", "adversarial-library"]
-    assert "ours" in timed
-    assert set(timed) == set(peaks)
-    assert all(way.off <= EXACT and len(way.seconds) == len(row.floor) == 2 for way in timed.values())
+    row, peaks = apart(Recipe("PGD embedded", quick=True, steps=2), rounds=2, ways=["plain", "ours"])
+    assert [way.name for way in row.ways] == ["plain", "ours"] == list(peaks)
+    assert all(way.off <= EXACT and len(way.seconds) == len(row.floor) == 2 for way in row.ways)
     assert all(peak > 50 for peak in peaks.values())
-    assert all(way.refused.startswith("not installed: ") for way in row.ways if way.name not in timed)
+
+
+class Said:
+    """The pipe to a process that always answers the same."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def send(self, wanted: bool) -> None:
+        pass
+
+    def recv(self) -> object:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        (Failure("ModuleNotFoundError", "No module named 'x'", True), "not installed: No module named 'x'"),
+        (Failure("ZeroDivisionError", "division by zero", False), "raised ZeroDivisionError: division by zero"),
+        (Answer(1.0, small().x.numpy(), 99, EXACT), "wrong: reached a loss of "),
+    ],
+)
+def test_what_a_process_could_not_do_is_named(answer: object, refused: str) -> None:
+    trial = trial_of("PGD small", KINDS["PGD"], small())
+    found = judged_apart(ways(trial)["ours"], Said(answer), trial)
+    assert found.refused.startswith(refused)
+    assert found.side == "ours"

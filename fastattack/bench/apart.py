@@ -92,7 +92,7 @@ def apart(recipe: Recipe, *, rounds: int = 5, ways: Collection[str] = ()) -> tup
     trial = recipe.trial()
     chosen = [way for way in trial.ways if not ways or way.name in ways]
     with workers(recipe, [way.name for way in chosen]) as ask:
-        found = {way.name: _judged(way, ask[way.name], trial) for way in chosen}
+        found = {way.name: judged_apart(way, ask[way.name], trial) for way in chosen}
         answer(ask[FLOOR])  # warms up, as the judge's call did for the others
         timed = [FLOOR, *(name for name, one in found.items() if one.refused is None)]
         times: dict[str, list[float]] = {name: [] for name in timed}
@@ -111,7 +111,8 @@ def apart(recipe: Recipe, *, rounds: int = 5, ways: Collection[str] = ()) -> tup
     return row, {name: peak for name, peak in peaks.items() if name != FLOOR}
 
 
-def _judged(way: Way, pipe: Any, trial: Trial) -> Measured:
+def judged_apart(way: Way, pipe: Any, trial: Trial) -> Measured:
+    """What became of a way in its process, without times."""
     first = 0.0
 
     def make() -> Call:

@@ -2,8 +2,8 @@
 
 Each factory imports its package when it is called, gives it a frozen copy of the model in eval mode (the fastest form
 of each) and returns what runs its public call. Tried with torchattacks 3.5.1, foolbox 3.3.4,
-adversarial-robustness-toolbox 1.20.1 and cospgd 0.1.3. adv-lib 0.2.8 imports torchvision. autoattack is not on PyPI
-(github.com/fra31/auto-attack); its adapter was written against its sources and has not run.
+adversarial-robustness-toolbox 1.20.1, cospgd 0.1.3, adv-lib 0.2.8 (it imports torchvision and visdom, which its PGD
+does not use) and autoattack at commit a392200 of github.com/fra31/auto-attack (it is not on PyPI).
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def art(case: Case) -> Run:
 
 
 def adversarial_library(case: Case) -> Run:
-    """It returns the last point that it looked at and found misclassified: one gradient more to reach the last step."""
+    """It returns the last point that it has looked at and found misclassified (`cases.classified` sees to that): one
+    gradient more, to reach the last step."""
     from adv_lib.attacks import pgd_linf
 
     model = frozen(case.model)
@@ -81,17 +82,6 @@ def torchattacks_apgd(case: Case) -> Run:
 
     attack = theirs.APGD(frozen(case.model), norm="Linf", eps=case.eps, steps=case.steps - 1, loss="ce")
     return Run(lambda: attack.perturb(case.x, case.target, best_loss=True)[1])
-
-
-def adversarial_library_apgd(case: Case) -> Run:
-    from adv_lib.attacks import apgd
-
-    model = frozen(case.model)
-    return Run(
-        lambda: apgd(
-            model, case.x, case.target, case.eps, math.inf, n_iter=case.steps - 1, loss_function="ce", best_loss=True
-        )
-    )
 
 
 def autoattack(case: Case) -> Run:
@@ -135,6 +125,5 @@ PGD: dict[str, Maker] = {
 APGD: dict[str, Maker] = {
     "autoattack": autoattack,
     "torchattacks": torchattacks_apgd,
-    "adversarial-library": adversarial_library_apgd,
-}
+}  # adv-lib 0.2.8 has one too, but where it keeps the best it always takes 100 steps
 COSPGD: dict[str, Maker] = {"cospgd": cospgd}
