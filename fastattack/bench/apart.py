@@ -70,12 +70,15 @@ class Recipe:
     threads: int = 1
 
     def trial(self) -> Trial:
-        return next(
+        if self.name not in NAMES:
+            raise ValueError(f"name: wanted one of {', '.join(NAMES)}, got {self.name!r}")
+        make = next(
             attack_trials(
                 device="cpu", quick=self.quick, shared=self.shared, only=[self.name], steps=self.steps,
                 compile=self.compile,
             )
         )  # fmt: skip
+        return make()
 
 
 def apart(recipe: Recipe, *, rounds: int = 5, ways: Collection[str] = ()) -> tuple[Row, dict[str, int]]:

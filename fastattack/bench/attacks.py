@@ -88,18 +88,6 @@ FULL = ("PGD dncnn", "PGD ffdnet", "PGD n2n", "PGD ecndnet", "PGD resnet18", "AP
 NAMES = ("PGD embedded", *FULL)
 
 
-class Trials(Iterator[Trial]):
-    """Makes each trial when it is drawn. One that cannot be made raises then, and the next call goes on after it."""
-
-    def __init__(self, makers: Mapping[str, Callable[[], Trial]]) -> None:
-        self.makers = dict(makers)
-
-    def __next__(self) -> Trial:
-        if not self.makers:
-            raise StopIteration
-        return self.makers.pop(next(iter(self.makers)))()
-
-
 def attack_trials(
     *,
     device: str,
@@ -107,21 +95,20 @@ def attack_trials(
     shared: Path | None,
     only: Sequence[str] = (),
     steps: int = 10,
-    compile: bool | None = None,
-) -> Trials:
-    """The trials of whole attacks, each made when it is drawn.
+    compile: bool = True,
+) -> Iterator[Callable[[], Trial]]:
+    """One maker a row, called when it is its turn: it loads the model, and raises what is wrong with its files.
 
     Args:
         device: "cpu" or "cuda".
-        quick: small crops, three steps at most, two cases.
+        quick: small crops, three steps at most, two cases, nothing compiled.
         shared: folder with the published ``weights`` and ``data``; None: random ones, which cost the same.
-        only: of NAMES, in any case of letters; () means all (QUICK or FULL).
+        only: parts of NAMES, capitals or not; () means QUICK or FULL.
         steps: gradients of each attack.
-        compile: whether the ways through torch.compile are there; None: where it is not quick (minutes on a slow core).
+        compile: with the ways of torch.compile, which cost a minute and more each on a CPU.
 
     Raises:
-        ValueError: an unknown name, a device that is not there, steps < 2.
-        OSError, ValueError: from ``next``, for a trial whose weights or images cannot be read; the next are still made.
+        ValueError: a device that is not there, steps < 2.
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device: wanted 'cpu' or 'cuda', got {device!r}")
@@ -129,15 +116,11 @@ def attack_trials(
         raise ValueError("device: wanted 'cpu', got 'cuda', but torch sees no GPU here")
     if steps < 2:
         raise ValueError(f"steps: wanted 2 at least, got {steps}")
-    known = {name.lower(): name for name in NAMES}
-    unknown = [name for name in only if name.lower() not in known]
-    if unknown:
-        raise ValueError(f"only: wanted some of {', '.join(NAMES)}, got {', '.join(map(repr, unknown))}")
-    chosen = [known[name.lower()] for name in only] or list(QUICK if quick else FULL)
+    usual = QUICK if quick else FULL
+    chosen = [name for name in NAMES if any(part.lower() in name.lower() for part in only)] if only else usual
     size = cases.QUICK if quick else cases.FULL
     case_of = partial(cases.case_of, shared=shared, steps=min(steps, 3) if quick else steps, device=device, size=size)
-    with_compile = not quick if compile is None else compile
-    return Trials({name: partial(trial_called, name, case_of, compile=with_compile) for name in chosen})
+    return (partial(trial_called, name, case_of, compile=compile and not quick) for name in chosen)
 
 
 def trial_called(name: str, case_of: Callable[[str], Case], *, compile: bool) -> Trial:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -52,10 +52,17 @@ class Growth:
     low: float
     high: float
 
-
-def as_json(found: Iterable[Growth]) -> list[dict[str, Any]]:
-    """For `Result.extra`: what json can write."""
-    return [{**asdict(one), "xs": list(one.xs), "seconds": [list(rounds) for rounds in one.seconds]} for one in found]
+    def as_dict(self) -> dict[str, Any]:
+        """For `Result.extra`: what json can write. ``seconds``: the medians; ``rounds``: all of them."""
+        return {
+            "what": f"{self.what} against {self.along} ({self.fixed})",
+            "x": list(self.xs),
+            "seconds": [statistics.median(rounds) for rounds in self.seconds],
+            "rounds": [list(rounds) for rounds in self.seconds],
+            "exponent": self.exponent,
+            "low": self.low,
+            "high": self.high,
+        }
 
 
 def fit(xs: Sequence[float], seconds: Sequence[Sequence[float]]) -> tuple[float, float, float]:
