@@ -3,58 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import fastattack as fa
 from fastattack.bench import attacks, cases, loops, peers
-from fastattack.bench.apart import Answer, Failure, Recipe, apart, judged_apart
 from fastattack.bench.attacks import KINDS, attack_trials, trial_of
-from fastattack.bench.cases import Case, case_of
-from fastattack.bench.judge import EXACT, REDUCED, Judge, Run
+from fastattack.bench.cases import case_of
+from fastattack.bench.judge import EXACT, Run
 from fastattack.bench.result import Row
 from fastattack.bench.timing import Pace, measure
-from fastattack.bench.trial import Trial, Way, Wrong
+from tests.small_attack import by_hand, small, ways
 
 SHORT = Pace(rounds=1, least=1e-5)
 TINY = cases.Size(2, 16, 2, 8)
-
-
-def small(steps: int = 2) -> Case:
-    """A classifier of three classes near the edge of the box, so that the bounds matter."""
-    draw = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
-    x = torch.rand(4, 3, 4, 4, generator=draw).round()
-    with torch.no_grad():
-        labels = (model(x).argmax(1) + 1) % 3  # none of the model's own, as in `cases.classified`
-    return Case(model, x, labels, fa.objectives.cross_entropy, cases.entropy, steps, 0.1, 0.04, (0.0, 1.0))
-
-
-def by_hand(case: Case) -> Tensor:
-    """In float64, with the gradient of the log-softmax written out."""
-    first, last = case.model[1], case.model[3]
-    weights = [t.detach().double() for t in (first.weight, first.bias, last.weight, last.bias)]
-    origin = case.x.double().flatten(1)
-    adv = origin.clone()
-    for _ in range(case.steps):
-        hidden = torch.tanh(adv @ weights[0].T + weights[1])
-        chances = torch.softmax(hidden @ weights[2].T + weights[3], 1)
-        back = (chances - nn.functional.one_hot(case.target, 3)) @ weights[2]
-        adv = adv + case.step * ((back * (1 - hidden**2)) @ weights[0]).sign()
-        adv = torch.minimum(torch.maximum(adv, origin - case.eps), origin + case.eps).clamp(0, 1)
-    return adv.reshape(case.x.shape)
-
-
-def ways(trial: Trial) -> dict[str, Way]:
-    return {way.name: way for way in trial.ways}
 
 
 @pytest.mark.parametrize("name", ["plain", "plain channels_last", "ours", *peers.PGD])
@@ -68,106 +34,6 @@ def test_every_way_makes_the_same_attack(name: str) -> None:
     torch.testing.assert_close(run().double(), by_hand(case), atol=1e-6, rtol=0)
     assert trial.judge(run) <= EXACT
     assert all(p.requires_grad and p.grad is None for p in case.model.parameters()), "the user's model is left alone"
-
-
-# -- the judge ---------------------------------------------------------------------------------------------------------
-
-
-def judge_of(case: Case) -> Judge:
-    return Judge(case, lambda: loops.pgd(case)())
-
-
-@pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        (lambda adv, x: x, r"reached a loss of [\d.]+, not above [\d.]+ at the start"),
-        (
-            lambda adv, x: x + (adv - x) / 2,
-            r"reached a loss of .*, the plain loop .* of the climb, wanted 0.001 at most",
-        ),
-        (lambda adv, x: adv + torch.nan, "nan from the input, eps is 0.1"),
-        (lambda adv, x: x + 2 * (adv - x), "reached 0.16 from the input, eps is 0.1"),
-        (lambda adv, x: adv[:1], r"wanted torch.float32 \(4, 3, 4, 4\), got torch.float32 \(1, 3, 4, 4\)"),
-        (lambda adv, x: adv.double(), r"wanted torch.float32 .*, got torch.float64"),
-        (lambda adv, x: None, r"wanted torch.float32 .*, got NoneType"),
-    ],
-    ids=["no step", "half of it", "nan", "out of the ball", "one sample", "another type", "nothing"],
-)
-def test_what_is_no_attack_is_wrong(wrong: Callable[[Tensor, Tensor], Tensor], reason: str) -> None:
-    case = small()
-    adv = loops.pgd(case)()
-    with pytest.raises(Wrong, match=reason):
-        judge_of(case)(lambda: wrong(adv, case.x))
-
-
-def blind(case: Case) -> Case:
-    """The model does not see the first pixel: the loss tells nothing of it."""
-    with torch.no_grad():
-        case.model[1].weight[:, 0] = 0
-    return case
-
-
-@pytest.mark.parametrize(
-    ("inside", "value", "reason"),
-    [(0.5, 0.7, "0.2 from the input, eps is 0.1"), (0.95, 1.02, r"values from .* to 1.02, bounds are 0 to 1")],
-)
-def test_a_pixel_that_the_model_does_not_see(inside: float, value: float, reason: str) -> None:
-    case = blind(small())
-    case.x[:, 0, 0, 0] = inside
-    adv = loops.pgd(case)()
-    assert judge_of(case)(lambda: adv.clone()) == 0
-    adv[0, 0, 0, 0] = value
-    with pytest.raises(Wrong, match=reason):
-        judge_of(case)(lambda: adv)
-
-
-def test_a_plain_loop_that_is_wrong_itself_refuses_all() -> None:
-    case = small()
-    for broken, reason in (
-        (case.x, "the plain loop reached a loss"),
-        (case.x + 0.2, "the plain loop reached 0.2 from"),
-    ):
-        judge = Judge(case, lambda broken=broken: broken)
-        with pytest.raises(Wrong, match=reason):
-            judge(loops.pgd(case))
-
-
-def test_reduced_precision_is_given_more_room() -> None:
-    """The same result is wrong in float32 and right in bfloat16, and no precision allows for half an attack."""
-    case = small()
-    adv = loops.pgd(case)()
-    off = next(a for s in (0.999, 0.995, 0.99, 0.98) if gap(a := case.x + s * (adv - case.x), adv, case) > EXACT)
-    judge = judge_of(case)
-    with pytest.raises(Wrong, match=r"wanted 0\.001"):
-        judge(Run(lambda: off))
-    found = judge(Run(lambda: off, REDUCED["bf16"]))
-    assert found == pytest.approx(gap(off, adv, case), rel=1e-3), "a share of the climb"
-    assert EXACT < max(REDUCED.values()) < 0.1
-
-
-def gap(adv: Tensor, best: Tensor, case: Case) -> float:
-    start = case.loss(case.x)
-    return (case.loss(best) - case.loss(adv)) / (case.loss(best) - start)
-
-
-def test_one_sided_where_attacks_draw() -> None:
-    case = small()
-    weak = case.x + 0.5 * (loops.pgd(case)() - case.x)
-    judge = Judge(case, lambda: weak, floor=0.05)
-    assert judge(loops.pgd(case)) == 0, "better than the reference"
-    with pytest.raises(Wrong, match=r"wanted 0\.05"):
-        Judge(case, lambda: loops.pgd(case)(), floor=0.05)(lambda: weak)
-
-
-def test_the_same_draws_whenever_it_is_judged() -> None:
-    case = cases.predicted(small(6))
-    judge = Judge(case, lambda: loops.pgd(case)(), floor=1.0)
-    seen: list[Tensor] = []
-    before = torch.get_rng_state()
-    for _ in range(2):
-        judge(lambda: seen.append(loops.apgd(case)()) or seen[-1])
-    assert torch.equal(*seen)
-    assert torch.equal(before, torch.get_rng_state())
 
 
 # -- a row -------------------------------------------------------------------------------------------------------------
@@ -309,8 +175,6 @@ def test_bad_input_is_named(given: dict[str, object], message: str) -> None:
 
 
 def test_unknown_cases_are_named() -> None:
-    with pytest.raises(ValueError, match=r"name: wanted one of PGD embedded, .*, got 'PGD vgg'"):
-        apart(Recipe("PGD vgg"))
     with pytest.raises(ValueError, match=r"name: wanted one of embedded, .*, resnet18, got 'vgg'"):
         case_of("vgg", shared=None)
 
@@ -326,38 +190,3 @@ def test_ways_with_compile_are_asked_for() -> None:
     compiled = {way.name for way in make(compile=True).ways if way.compiles}
     assert compiled == {"plain compiled", "ours compiled"}
     assert not any(way.compiles for way in make().ways)
-
-
-def test_each_way_in_a_process_of_its_own() -> None:
-    row, peaks = apart(Recipe("PGD embedded", quick=True, steps=2), rounds=2, ways=["plain", "ours"])
-    assert [way.name for way in row.ways] == ["plain", "ours"] == list(peaks)
-    assert all(way.off <= EXACT and len(way.seconds) == len(row.floor) == 2 for way in row.ways)
-    assert all(peak > 50 for peak in peaks.values())
-
-
-class Said:
-    """The pipe to a process that always answers the same."""
-
-    def __init__(self, answer: object) -> None:
-        self.answer = answer
-
-    def send(self, wanted: bool) -> None:
-        pass
-
-    def recv(self) -> object:
-        return self.answer
-
-
-@pytest.mark.parametrize(
-    ("answer", "refused"),
-    [
-        (Failure("ModuleNotFoundError", "No module named 'x'", True), "not installed: No module named 'x'"),
-        (Failure("ZeroDivisionError", "division by zero", False), "raised ZeroDivisionError: division by zero"),
-        (Answer(1.0, small().x.numpy(), 99, EXACT), "wrong: reached a loss of "),
-    ],
-)
-def test_what_a_process_could_not_do_is_named(answer: object, refused: str) -> None:
-    trial = trial_of("PGD small", KINDS["PGD"], small())
-    found = judged_apart(ways(trial)["ours"], Said(answer), trial)
-    assert found.refused.startswith(refused)
-    assert found.side == "ours"
