@@ -101,7 +101,7 @@ def attack_trials(
 
     Args:
         device: "cpu" or "cuda".
-        quick: small crops, three steps at most, two cases, nothing compiled.
+        quick: small crops, two steps, two cases, nothing compiled.
         shared: folder with the published ``weights`` and ``data``; None: random ones, which cost the same.
         only: parts of NAMES, capitals or not; () means QUICK or FULL.
         steps: gradients of each attack.
@@ -119,7 +119,7 @@ def attack_trials(
     usual = QUICK if quick else FULL
     chosen = [name for name in NAMES if any(part.lower() in name.lower() for part in only)] if only else usual
     size = cases.QUICK if quick else cases.FULL
-    case_of = partial(cases.case_of, shared=shared, steps=min(steps, 3) if quick else steps, device=device, size=size)
+    case_of = partial(cases.case_of, shared=shared, steps=2 if quick else steps, device=device, size=size)
     return (partial(trial_called, name, case_of, compile=compile and not quick) for name in chosen)
 
 
