@@ -91,12 +91,17 @@ def _auto_cuda(capability: tuple[int, int]) -> Precision:
 def _auto_cpu(device: str) -> Precision:
     if device != "cpu":
         return _chosen("fp32", f"nothing is known about {device}")
-    units = [name for name, ask in (("AMX", "_is_amx_tile_supported"), ("AVX512-BF16", "_is_avx512_bf16_supported"))
-             if getattr(torch.cpu, ask, lambda: False)()]  # fmt: skip
+    units = bf16_units()
     if not units:
         return _chosen("fp32", "this CPU has neither AMX nor AVX512-BF16")
     gain = _bf16_gain(torch.get_num_threads())
     return _chosen("bf16" if gain >= GAIN else "fp32", f"{units[0]}, bf16 measured {gain:.2f} times as fast")
+
+
+def bf16_units() -> list[str]:
+    """What this CPU has for bfloat16; nothing where torch emulates it, many times slower than float32."""
+    known = (("AMX", "_is_amx_tile_supported"), ("AVX512-BF16", "_is_avx512_bf16_supported"))
+    return [name for name, ask in known if getattr(torch.cpu, ask, lambda: False)()]
 
 
 @lru_cache

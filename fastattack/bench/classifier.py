@@ -38,7 +38,8 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.linear(self.layers(out).mean((2, 3)))
+        logits: Tensor = self.linear(self.layers(out).mean((2, 3)))
+        return logits
 
 
 def resnet18(seed: int = 0) -> ResNet18:
