@@ -176,7 +176,11 @@ def makers(settings: Settings) -> Iterator[Maker]:
         from .attacks import attack_trials
 
         yield from attack_trials(
-            device=settings.device, quick=settings.quick, shared=settings.shared, only=settings.only
+            device=settings.device,
+            quick=settings.quick,
+            shared=settings.shared,
+            only=settings.only,
+            compile=settings.compile,
         )
 
 
