@@ -91,8 +91,9 @@ def tables(result: Result, name: str) -> str:
     machine, settings = result.machine, result.settings
     about = (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
-        f"{machine['instruction set']} kernels, torch {machine['versions']['torch']}, commit {machine['commit']}, {settings['rounds']} rounds, "
-        f"clock {settings['clock']}, {result.seconds:.0f} s in all ([results/{name}](results/{name}))."
+        f"{machine['instruction set']} kernels, torch {machine['versions']['torch']}, commit {machine['commit']}, "
+        f"{settings['rounds']} rounds, clock {settings['clock']}, {result.seconds:.0f} s in all "
+        f"([results/{name}](results/{name}))."
     )
     ceilings = table(["ceiling", "rate", ""], ([c.name, f"{c.rate:.3g} {c.unit}", c.detail] for c in result.ceilings))
     ops = [row for row in result.rows if row.suite == "ops"]
