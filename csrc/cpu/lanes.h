@@ -133,12 +133,13 @@ FA_HD i64 for_groups_in_four(i64 n, Group group) {
   return 4 * stride;
 }
 
-// Asks for the lines of FETCH numbers, far enough ahead to be there in time; beyond the end it is a request for
-// nothing.
+// Asks for the lines of FETCH numbers, far enough ahead to be there in time, where a run has that much left: what lies
+// beyond a run is often nothing that will be needed.
 constexpr i64 FETCH = 256;
 template <class T>
-FA_HD void fetch_ahead(const T* p) {
+FA_HD void fetch_ahead(const T* p, i64 left) {
   constexpr i64 AHEAD = 2048, LINE = 64;
+  if (left * (i64)sizeof(T) <= AHEAD) return;
   for (i64 i = 0; i < FETCH * (i64)sizeof(T); i += LINE) __builtin_prefetch((const char*)p + AHEAD + i);
 }
 

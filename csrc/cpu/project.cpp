@@ -19,7 +19,7 @@ template <class S, class T>
 void linf_run(T* __restrict adv, const T* __restrict origin, const u8* mask, i64 n, T eps, Bounds<T> bounds) {
   if (!mask) {
     for (i64 at = 0; at < n; at += FETCH) {
-      fetch_ahead(adv + at), fetch_ahead(origin + at);
+      fetch_ahead(adv + at, n - at), fetch_ahead(origin + at, n - at);
       i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
       for (i64 i = at; i < end; ++i) adv[i] = project_linf<S>(adv[i], origin[i], eps, bounds);
@@ -77,7 +77,7 @@ template <class S, class T>
 void apply_run(T* __restrict adv, const T* __restrict origin, const u8* mask, i64 n, T shrink, Bounds<T> bounds) {
   if (!mask) {
     for (i64 at = 0; at < n; at += FETCH) {
-      fetch_ahead(adv + at), fetch_ahead(origin + at);
+      fetch_ahead(adv + at, n - at), fetch_ahead(origin + at, n - at);
       i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
       for (i64 i = at; i < end; ++i) adv[i] = apply_l2<S>(adv[i], T(0), origin[i], shrink, bounds);
