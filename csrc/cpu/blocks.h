@@ -105,10 +105,19 @@ struct Run {
     T* own = place(view, b, i, n);
     if (own != buffer) return own;
     S* from = address<S>(view, b, i);
-    if (view.stride[4] == 1)
-      widen_run(from, buffer, n);
-    else
-      widen(from, view.stride[4], buffer, n);
+    switch (view.stride[4]) {
+      case 1:
+        widen_run(from, buffer, n);
+        break;
+      case 2:  // every second column
+        widen(from, 2, buffer, n);
+        break;
+      case 3:  // one colour of channels_last
+        widen(from, 3, buffer, n);
+        break;
+      default:
+        widen(from, view.stride[4], buffer, n);
+    }
     return buffer;
   }
   void close(const T* values, const View& view, i64 b, const Index& i, i64 n) {
