@@ -45,6 +45,21 @@ def test_every_backend_is_the_definition_to_the_bit(subject: Subject, dtype):
             assert same(total, want), f"{case.label} {keep} {weight}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_number_of_half_precision_is_read_rounded_and_written(subject: Subject, dtype):
+    """All bit patterns (NaN, infinities, subnormals, both zeros), and what lies halfway between two or beyond."""
+    if subject.name == "triton-interpreted" and dtype is torch.bfloat16:
+        pytest.skip("the interpreter itself loses bfloat16's subnormals")
+    patterns = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)[None]
+    case = patterns.to(subject.device)
+    for weight in (0.0, 2.0**-12, 2.0**-11, 3 * 2.0**-12, 2.0**-9, -(2.0**-8), 1 / 3, 1e5):
+        got = ops.accumulate_(case.clone(), case, weight=weight, backend=subject.backend).cpu()
+        want = expected(patterns, patterns, 1.0, weight)
+        number = ~want.isnan()
+        assert torch.equal(got.isnan(), want.isnan())
+        assert torch.equal(got[number].view(torch.int16), want[number].view(torch.int16)), weight
+
+
 def test_a_share_of_zero_is_not_looked_at(subject: Subject):
     nan, inf = float("nan"), float("inf")
     total = torch.tensor([[nan, 1.0], [nan, 2.0], [inf, 3.0], [4.0, nan]], device=subject.device)

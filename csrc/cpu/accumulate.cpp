@@ -11,7 +11,7 @@ namespace {
 template <class S, class T>
 void accumulate_run(T* __restrict total, const T* __restrict grad, i64 n, T keep, T weight) {
   for (i64 at = 0; at < n; at += FETCH) {
-    fetch_ahead(total + at), fetch_ahead(grad + at);
+    fetch_ahead(total + at, n - at), fetch_ahead(grad + at, n - at);
     i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
     for (i64 i = at; i < end; ++i) total[i] = accumulated<S>(total[i], grad[i], keep, weight);

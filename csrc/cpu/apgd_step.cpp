@@ -49,7 +49,8 @@ FA_HD void write_run(T* __restrict adv, T* __restrict previous, const T* __restr
                      const u8* mask, i64 n, Step step) {
   if (!mask) {
     for (i64 at = 0; at < n; at += FETCH) {
-      fetch_ahead(adv + at), fetch_ahead(previous + at), fetch_ahead(grad + at), fetch_ahead(origin + at);
+      fetch_ahead(adv + at, n - at), fetch_ahead(previous + at, n - at), fetch_ahead(grad + at, n - at),
+          fetch_ahead(origin + at, n - at);
       i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
       for (i64 i = at; i < end; ++i) {

@@ -14,12 +14,13 @@ FA_HD void accumulate(L1Sums& into, const L1Sums& from) {
   into.largest = from.largest > into.largest ? from.largest : into.largest;
 }
 
-template <class T>
+// A loop must not ask whether there is a mask: the compiler gives up on it.
+template <bool MASKED, class T>
 L1Sums l1_first_run(const T* adv, const T* origin, const u8* mask, i64 n, Bounds<double> bounds) {
   double sum = 0, free = 0, least = 0, largest = 0;
 #pragma omp simd reduction(+ : sum, free, least) reduction(max : largest)
   for (i64 i = 0; i < n; ++i) {
-    bool on = mask ? mask[i] != 0 : true;
+    bool on = MASKED ? mask[i] != 0 : true;
     L1Sums t = l1_terms(adv[i], origin[i], 0.0, bounds);
     double size = on ? t.largest : 0.0;
     sum += on ? t.sum : 0.0, free += on ? t.free : 0.0, least += on ? t.least : 0.0;
@@ -28,25 +29,25 @@ L1Sums l1_first_run(const T* adv, const T* origin, const u8* mask, i64 n, Bounds
   return L1Sums{sum, free, least, largest};
 }
 
-template <class T>
+template <bool MASKED, class T>
 L1Sums l1_run(const T* adv, const T* origin, const u8* mask, i64 n, double lambda, Bounds<double> bounds) {
   double sum = 0, free = 0;
 #pragma omp simd reduction(+ : sum, free)
   for (i64 i = 0; i < n; ++i) {
-    bool on = mask ? mask[i] != 0 : true;
+    bool on = MASKED ? mask[i] != 0 : true;
     L1Sums t = l1_terms(adv[i], origin[i], lambda, bounds);
     sum += on ? t.sum : 0.0, free += on ? t.free : 0.0;
   }
   return L1Sums{sum, free, 0.0, 0.0};
 }
 
-template <class S, class T>
+template <class S, bool MASKED, class T>
 void l1_apply_run(T* __restrict adv, const T* __restrict origin, const u8* mask, i64 n, double lambda,
                   Bounds<T> bounds) {
 #pragma omp simd
   for (i64 i = 0; i < n; ++i) {
     T x = l1_apply<S>(adv[i], origin[i], lambda, bounds);
-    adv[i] = !mask || mask[i] ? x : origin[i];
+    adv[i] = !MASKED || mask[i] ? x : origin[i];
   }
 }
 
@@ -70,15 +71,18 @@ void l1_project_sample(const Call& call, Team& team, Partials<L1Sums>& partials,
       return total;
     });
   };
-  L1State state = l1_begin(
-      sum([&](const T* a, const T* o, const u8* m, i64 n) { return l1_first_run(a, o, m, n, box); }), call.eps[b]);
+  auto first_run = call.mask.data ? l1_first_run<true, T> : l1_first_run<false, T>;
+  auto run = call.mask.data ? l1_run<true, T> : l1_run<false, T>;
+  auto apply_run = call.mask.data ? l1_apply_run<S, true, T> : l1_apply_run<S, false, T>;
+  L1State state = l1_begin(sum([&](const T* a, const T* o, const u8* m, i64 n) { return first_run(a, o, m, n, box); }),
+                           call.eps[b]);
   for (int round = 0; round < L1_ROUNDS && state.done == 0.0; ++round)
     l1_advance(state,
-               sum([&](const T* a, const T* o, const u8* m, i64 n) { return l1_run(a, o, m, n, state.lambda, box); }));
+               sum([&](const T* a, const T* o, const u8* m, i64 n) { return run(a, o, m, n, state.lambda, box); }));
   double lambda = l1_lambda(state);
   for (int s = team.first(segments.number); s < team.last(segments.number); ++s)
     runs(s, [&](T* a, const T* o, const u8* m, const Index& i, i64 n) {
-      l1_apply_run<S>(a, o, m, n, lambda, Bounds<T>{(T)call.low, (T)call.high});
+      apply_run(a, o, m, n, lambda, Bounds<T>{(T)call.low, (T)call.high});
       adv.close(a, call.adv, b, i, n);
     });
 }

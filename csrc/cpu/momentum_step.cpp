@@ -41,7 +41,8 @@ void linf_run(T* __restrict adv, T* __restrict momentum, const T* __restrict gra
               const u8* mask, i64 n, T decay, Unit<T> unit, T eps, T step, Bounds<T> bounds) {
   if (!mask) {
     for (i64 at = 0; at < n; at += FETCH) {
-      fetch_ahead(adv + at), fetch_ahead(momentum + at), fetch_ahead(grad + at), fetch_ahead(origin + at);
+      fetch_ahead(adv + at, n - at), fetch_ahead(momentum + at, n - at), fetch_ahead(grad + at, n - at),
+          fetch_ahead(origin + at, n - at);
       i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
       for (i64 i = at; i < end; ++i) {

@@ -18,8 +18,12 @@ FA_HD void accumulate(Square& into, const Square& from) { into.sum += from.sum; 
 template <class S, class T>
 void linf_run(T* __restrict adv, const T* __restrict origin, const u8* mask, i64 n, T eps, Bounds<T> bounds) {
   if (!mask) {
+    for (i64 at = 0; at < n; at += FETCH) {
+      fetch_ahead(adv + at, n - at), fetch_ahead(origin + at, n - at);
+      i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
-    for (i64 i = 0; i < n; ++i) adv[i] = project_linf<S>(adv[i], origin[i], eps, bounds);
+      for (i64 i = at; i < end; ++i) adv[i] = project_linf<S>(adv[i], origin[i], eps, bounds);
+    }
     return;
   }
 #pragma omp simd
@@ -71,10 +75,19 @@ double square_run_fast(const float* adv, const float* origin, i64 n) {
 
 template <class S, class T>
 void apply_run(T* __restrict adv, const T* __restrict origin, const u8* mask, i64 n, T shrink, Bounds<T> bounds) {
+  if (!mask) {
+    for (i64 at = 0; at < n; at += FETCH) {
+      fetch_ahead(adv + at, n - at), fetch_ahead(origin + at, n - at);
+      i64 end = at + FETCH < n ? at + FETCH : n;
+#pragma omp simd
+      for (i64 i = at; i < end; ++i) adv[i] = apply_l2<S>(adv[i], T(0), origin[i], shrink, bounds);
+    }
+    return;
+  }
 #pragma omp simd
   for (i64 i = 0; i < n; ++i) {
     T x = apply_l2<S>(adv[i], T(0), origin[i], shrink, bounds);
-    adv[i] = !mask || mask[i] ? x : origin[i];
+    adv[i] = mask[i] ? x : origin[i];
   }
 }
 

@@ -12,7 +12,7 @@ template <bool LINF, class T>
 void quantise_run(T* __restrict adv, const T* __restrict origin, const u8* mask, i64 n, T eps, Bounds<T> bounds,
                   T levels) {
   for (i64 at = 0; at < n; at += FETCH) {
-    fetch_ahead(adv + at), fetch_ahead(origin + at);
+    fetch_ahead(adv + at, n - at), fetch_ahead(origin + at, n - at);
     i64 end = at + FETCH < n ? at + FETCH : n;
     if (!mask) {
 #pragma omp simd

@@ -60,7 +60,7 @@ template <class S, class T>
 void apply_run(T* __restrict adv, const T* __restrict grad, const T* __restrict origin, i64 n, ZeroMeanMap<T> map) {
   if (map.still) return;
   for (i64 at = 0; at < n; at += FETCH) {
-    fetch_ahead(adv + at), fetch_ahead(grad + at), fetch_ahead(origin + at);
+    fetch_ahead(adv + at, n - at), fetch_ahead(grad + at, n - at), fetch_ahead(origin + at, n - at);
     i64 end = at + FETCH < n ? at + FETCH : n;
 #pragma omp simd
     for (i64 i = at; i < end; ++i) adv[i] = zero_mean_apply<S>(adv[i], grad[i], origin[i], map);

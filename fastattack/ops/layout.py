@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 INNER_DIMS = 4
+SHORT_RUN = 32  # elements of an innermost run below which starting a run costs more than working through it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,28 @@ class Layout:
         return a * b * c * d
 
 
+Merged = list[tuple[int, tuple[int, ...]]]  # (size, one stride per tensor), outermost first
+
+
+def _merge(shape: torch.Size, all_strides: Sequence[tuple[int, ...]], dims: Iterable[int]) -> Merged:
+    """The dimensions in the order given, neighbours merged where every tensor walks them as one."""
+    merged: Merged = []
+    for d in dims:
+        size, strides = shape[d], tuple(s[d] for s in all_strides)
+        if merged and all(outer == inner * size for outer, inner in zip(merged[-1][1], strides, strict=True)):
+            merged[-1] = (merged[-1][0] * size, strides)
+        else:
+            merged.append((size, strides))
+    return merged
+
+
 def collapse(*tensors: Tensor, keep_order: bool = False) -> Layout | None:
     """Merge dimensions that all ``tensors`` (of one shape, (B, ...)) walk alike.
 
     With ``keep_order`` the walk is the logical row-major order, as counter-based random numbers need; otherwise it
-    follows the memory of the first tensor. None if more than four inner dimensions are left: the caller then copies.
+    follows the memory of the first tensor, or of a later one where the runs of the first would be short (three pixels
+    of channels_last beside contiguous tensors). None if more than four inner dimensions are left: the caller then
+    copies.
     """
     first = tensors[0]
     shape, batch = first.shape, first.shape[0]
@@ -43,15 +63,10 @@ def collapse(*tensors: Tensor, keep_order: bool = False) -> Layout | None:
         return Layout(batch, (1, 1, 1, count), ((count, 0, 0, 0, 1),) * len(tensors), True)
     all_strides = [t.stride() for t in tensors]
     dims = [d for d in range(1, len(shape)) if shape[d] != 1]
-    if not keep_order:
-        dims.sort(key=lambda d: -all_strides[0][d])
-    merged: list[tuple[int, tuple[int, ...]]] = []  # (size, one stride per tensor), outermost first
-    for d in dims:
-        size, strides = shape[d], tuple(s[d] for s in all_strides)
-        if merged and all(outer == inner * size for outer, inner in zip(merged[-1][1], strides, strict=True)):
-            merged[-1] = (merged[-1][0] * size, strides)
-        else:
-            merged.append((size, strides))
+    merged = _merge(shape, all_strides, dims if keep_order else sorted(dims, key=lambda d: -all_strides[0][d]))
+    if not keep_order and merged and merged[-1][0] < SHORT_RUN and len(merged) > 1:
+        orders = [sorted(dims, key=lambda d, s=s: -s[d]) for s in all_strides]  # type: ignore[misc]
+        merged = max((_merge(shape, all_strides, order) for order in orders), key=lambda m: m[-1][0])
     if len(merged) > INNER_DIMS:
         return None
     padded = [(1, (0,) * len(tensors))] * (INNER_DIMS - len(merged)) + merged

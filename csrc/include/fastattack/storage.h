@@ -87,15 +87,15 @@ struct Storage<half_t> {
     u32 r = mag >= 0x7f800000u ? (mag > 0x7f800000u ? 0x7e00u : 0x7c00u) : finite;
     return half_t{(u16)(sign | r)};
   }
+  // A sum with 3/2 of 2^13 times x's power of two (2^-14 at least) has the spacing of half precision at x.
   static FA_HD float round(float x) {
     u32 b = bits_of(x);
-    u32 mag = b & 0x7fffffffu;
-    u32 normal = (mag + 0xfffu + ((mag >> 13) & 1u)) & 0xffffe000u;
-    normal = normal >= 0x47800000u ? 0x7f800000u : normal;  // 65520 and above is infinite in half precision
-    float small = (float_of(mag) + 0.75f) - 0.75f;          // a multiple of 2^-24
-    u32 r = mag < 0x38800000u ? bits_of(small) : normal;
-    r = mag > 0x7f800000u ? 0x7fc00000u : r;
-    return float_of(r | (b & 0x80000000u));
+    i32 power = (i32)(b & 0x7f800000u);
+    power = power > 0x38800000 ? power : 0x38800000;
+    float grid = float_of((u32)power + (13u << 23 | 1u << 22));
+    float r = (x + grid) - grid;
+    r = magnitude(x) >= 65520.0f ? float_of(0x7f800000u) : r;
+    return float_of(bits_of(r) | (b & 0x80000000u));
   }
   static FA_HD float step_back(float s, float delta) {
     float normal = moved_back<13>(s, delta);
