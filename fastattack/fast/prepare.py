@@ -135,11 +135,11 @@ class Prepared:
             return asked
         if self.module is None or not any(isinstance(m, _CONVS) for m in self.module.modules()):
             return False
-        if x.device.type == "cpu":  # measured: 1.3 times as fast; oneDNN has no convolutions in float64
+        if x.device.type == "cpu":  # measured: 1.3 times as fast, 1.1 with AVX2; oneDNN has no convolutions in float64
             one: Any = torch.backends.mkldnn
             fits = x.dtype == torch.float32 and bool(one.is_available() and one.enabled)
             large = x.shape[2] * x.shape[3] >= LEAST or folds
-            return fits and large and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+            return fits and large and torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AVX2"))
         # known: the layout of tensor cores; not measured yet
         return x.is_cuda and self.precision.reduced and torch.cuda.get_device_capability(x.device) >= (7, 0)
 
