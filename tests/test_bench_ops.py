@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 import fastattack as fa
-from fastattack.bench import suite
+from fastattack.bench import suite, table
 from fastattack.bench.ceilings import ceilings, stream
 from fastattack.bench.ops import DTYPES, STEMS, op_trials
 from fastattack.bench.ops.inputs import LAYOUTS, tensors
 from fastattack.bench.ops.l1 import newton, project
 from fastattack.bench.ops.trials import Subject, cases_of, op_trial, with_graphs
+from fastattack.bench.result import read
 from fastattack.bench.timing import Pace, interleaved, measure, repeat_of
 from fastattack.bench.trial import Way, Wrong
+from fastattack.commands.bench import bench
 from tests.command import run
 
 QUICK = Pace(rounds=2, least=1e-4)
@@ -277,6 +279,22 @@ def test_command(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "a" / "bench.json").is_file()
     code, out, err = run(capsys, *options, "--compare", tmp_path / "a")
     assert (code, err) == (0, "")
+
+
+def test_a_second_interrupt_costs_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the table is printed."""
+
+    printed = table.print_end
+
+    def stopped(*given: Any) -> None:
+        monkeypatch.setattr(table, "print_end", printed)  # table.txt is printed too
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(table, "print_end", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        bench(suite="ops", quick=True, only=["noise_stats"], compile=False, shape=["2x1x16x16"], dtype=["float32"],
+              figures=False, out=tmp_path / "a")  # fmt: skip
+    assert len(read(tmp_path / "a" / "bench.json").rows) == 1
 
 
 @pytest.mark.parametrize(
