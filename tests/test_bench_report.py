@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fastattack.bench import folder, summary, table, view
+from fastattack.bench import figures, folder, summary, table, view
 from fastattack.bench.compare import compare, conclusion, print_comparison
 from fastattack.bench.figures import write_figures
 from fastattack.bench.result import Ceiling, Measured, Result, Row, read
@@ -193,6 +193,20 @@ def test_figures(written: Path) -> None:
         svg = (written / "figures" / f"{name}.svg").read_text()
         assert svg.count("<path") > 10, name
         assert "mathdefault" not in svg
+
+
+def test_growth_says_what_grows_below_and_cuts_nothing() -> None:
+    what = "a name of an op that is longer than its axes are wide " * 2
+    one = {
+        "what": f"{what}against pixels (batch 1, 3 channels)",
+        "x": [1, 2, 4],
+        "seconds": [0.5, 1.0, 2.0],
+        "exponent": 1.0,
+    }
+    (axes,) = figures.growth([one]).axes
+    assert axes.get_title().replace("\n", " ") == f"{what}exponent 1.00"
+    assert axes.get_xlabel() == "pixels (batch 1, 3 channels)"
+    assert max(map(len, axes.get_title().split("\n"))) <= 44
 
 
 def test_what_is_not_there_is_not_measured(tmp_path: Path) -> None:

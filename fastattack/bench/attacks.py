@@ -35,7 +35,7 @@ class Kind:
         ours: our attack, keywords being options of how gradients are made.
         plain: ways of plain PyTorch in float32 by name; the first is what all are judged by.
         compiled: one through torch.compile.
-        low: one under autocast to bfloat16.
+        low: those under autocast to bfloat16, by name.
         peers: by name.
         floor: see `Judge`.
     """
@@ -44,7 +44,7 @@ class Kind:
     ours: Callable[..., Run]
     plain: Mapping[str, Callable[[Case], Run]]
     compiled: Callable[[Case], Run] | None = None
-    low: Callable[[Case], Run] | None = None
+    low: Mapping[str, Callable[[Case], Run]] | None = None
     peers: Mapping[str, peers.Maker] | None = None
     floor: float | None = None
 
@@ -74,14 +74,18 @@ LOOPS: dict[str, Callable[[Case], Run]] = {
     "plain": loops.pgd,
     "plain channels_last": partial(loops.pgd, form=loops.CHANNELS_LAST),
 }
+LOW: dict[str, Callable[[Case], Run]] = {
+    "plain bf16": partial(loops.pgd, bf16=True),
+    "plain channels_last bf16": partial(loops.pgd, form=loops.CHANNELS_LAST, bf16=True),
+}
 KINDS: dict[str, Kind] = {
-    "PGD": Kind(lambda case: case, pgd, LOOPS, loops.pgd_compiled, partial(loops.pgd, bf16=True), peers.PGD),
+    "PGD": Kind(lambda case: case, pgd, LOOPS, loops.pgd_compiled, LOW, peers.PGD),
     "APGD": Kind(
         cases.predicted, apgd,
         {"plain": loops.apgd, "plain channels_last": partial(loops.apgd, form=loops.CHANNELS_LAST)},
         peers=peers.APGD, floor=BEHIND,
     ),
-    "CosPGD": Kind(cases.dense, cospgd, LOOPS, loops.pgd_compiled, partial(loops.pgd, bf16=True), peers.COSPGD),
+    "CosPGD": Kind(cases.dense, cospgd, LOOPS, loops.pgd_compiled, LOW, peers.COSPGD),
 }  # fmt: skip
 QUICK = ("PGD embedded", "PGD resnet18")
 FULL = ("PGD dncnn", "PGD ffdnet", "PGD n2n", "PGD ecndnet", "PGD resnet18", "APGD resnet18", "CosPGD n2n")
@@ -152,8 +156,8 @@ def ways_of(kind: Kind, case: Case, *, compile: bool) -> list[Way]:
         return Way(name, side, partial(make, case, **speed), compiles)
 
     found = [way(name, "plain", make) for name, make in kind.plain.items()]
-    if kind.low is not None and "bf16" in precisions(case):
-        found.append(way("plain bf16", "plain", kind.low))
+    if "bf16" in precisions(case):
+        found += [way(name, "plain", make) for name, make in (kind.low or {}).items()]
     if compile and kind.compiled is not None:
         torch.compiler.reset()  # what other trials compiled counts towards the limit of recompilations
         found.append(way("plain compiled", "plain", kind.compiled, compiles=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -219,7 +220,9 @@ def growth(grown: Sequence[dict[str, Any]]) -> Figure:
         _log(axes, "y", "s")
         axes.grid(color=INK, alpha=0.12)
         name = view.one_line(str(one["what"]))
-        axes.set_title(f"{short_labels([name], 44)[name]}\nexponent {exponent(one)}", fontsize=9)
+        title, _, along = name.partition(" against ")
+        axes.set_title("\n".join([*textwrap.wrap(title, 44), f"exponent {exponent(one)}"]), fontsize=9)
+        axes.set_xlabel("\n".join(textwrap.wrap(along, 44)), fontsize=9)
     return figure
 
 

@@ -56,6 +56,9 @@ def pgd(case: Case, form: torch.memory_format = CONTIGUOUS, *, bf16: bool = Fals
     """Steps in place. ``bf16``: the model under autocast."""
     model = frozen(case.model, form)
     origin = case.x.to(memory_format=form)
+    ends = (origin - case.eps, origin + case.eps)  # of the ball and the bounds, once for all steps
+    if case.bounds is not None:
+        ends = (ends[0].clamp_(*case.bounds), ends[1].clamp_(*case.bounds))
 
     def low(adv: Tensor) -> Tensor:
         with torch.autocast(adv.device.type, dtype=torch.bfloat16, cache_enabled=False):
@@ -69,9 +72,7 @@ def pgd(case: Case, form: torch.memory_format = CONTIGUOUS, *, bf16: bool = Fals
         for _ in range(case.steps):
             _, grad = gradient(loss, adv)
             adv.add_(grad.sign_(), alpha=case.step)
-            torch.minimum(torch.maximum(adv, origin - case.eps, out=adv), origin + case.eps, out=adv)
-            if case.bounds is not None:
-                adv.clamp_(*case.bounds)
+            adv.clamp_(*ends)
         return adv
 
     return Run(run, REDUCED["bf16"] if bf16 else EXACT)

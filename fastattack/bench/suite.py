@@ -23,6 +23,8 @@ from .trial import Trial
 SUITES = ("ops", "attacks", "all")
 QUICK_SHAPES = ((1, 1, 64, 64), (2, 3, 128, 128))
 LAYOUT_SHAPE = (32, 3, 256, 256)
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUPY_CACHE_DIR")
+"""Where torch.compile and our kernels of Triton and CuPy keep what they have compiled."""
 Maker = Callable[[], Trial]
 
 
@@ -123,34 +125,45 @@ def run(
                 try:
                     row = measure(make(), settings.pace)
                 except Exception as error:
-                    errors.append(reason_of(error))
+                    errors.append(": ".join(filter(None, (name_of(make), reason_of(error)))))
                     continue
                 rows.append(row)
                 on_row(row)
-            extra = growth_of(settings)
+            try:
+                extra = growth_of(settings)
+            except Exception as error:  # what was measured is kept
+                errors.append(f"growth: {reason_of(error)}")
         except KeyboardInterrupt:
             errors.append("interrupted")
     return Result(about, said, found, tuple(rows), tuple(errors), round(time.monotonic() - began, 1), extra)
 
 
+def name_of(make: Maker) -> str:
+    """What a maker of a trial would have made: the words among its arguments."""
+    words = [getattr(one, "label", one) for one in getattr(make, "args", ())]
+    return " ".join(
+        "x".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in words if not callable(one)
+    )
+
+
 @contextmanager
 def surroundings(settings: Settings) -> Iterator[None]:
-    """The number of threads, torch's random state, and an empty cache for torch.compile, whose times would else be
+    """The number of threads, torch's random state, and empty caches for all that compiles, whose times would else be
     those of an earlier run."""
-    threads, old = torch.get_num_threads(), os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    threads, old = torch.get_num_threads(), {name: os.environ.get(name) for name in CACHES}
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        os.environ.update({name: f"{folder}/{name}" for name in CACHES})
         try:
             if settings.compile:
                 warm_up_compiler(settings.device)
             yield
         finally:
-            if old is None:
-                del os.environ["TORCHINDUCTOR_CACHE_DIR"]
-            else:
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = old
+            for name, value in old.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
             torch.set_num_threads(threads)
 
 

@@ -31,10 +31,13 @@ class Pace:
     own_time: bool = False
 
     @property
+    def wall(self) -> Callable[[], float]:
+        """The clock of first calls: compilers run in other processes and threads, whose time counts."""
+        return _when_done if self.device == "cuda" else time.perf_counter
+
+    @property
     def clock(self) -> Callable[[], float]:
-        if self.device == "cuda":
-            return _when_done
-        return time.thread_time if self.own_time else time.perf_counter
+        return time.thread_time if self.own_time and self.device == "cpu" else self.wall
 
 
 def _when_done() -> float:
@@ -55,7 +58,7 @@ def measure(trial: Trial, pace: Pace) -> Row:
     """The row of a trial: every way made, judged, and timed in turn with the floor."""
     calls, found = {}, {}
     for way in trial.ways:
-        made = judged(way, trial.judge, pace.clock)
+        made = judged(way, trial.judge, pace.wall)
         found[way.name] = made if isinstance(made, Measured) else made[0]
         if not isinstance(made, Measured):
             calls[way.name] = made[1]

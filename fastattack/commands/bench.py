@@ -66,9 +66,11 @@ def bench(
         on_ceilings=lambda ceilings: table.print_ceilings(console, ceilings),
         on_row=lambda row: table.print_row(console, row),
     )
-    table.print_end(console, found)
-    if out is not None:
-        folder.write(out, found, figures=figures, overwrite=overwrite)
+    try:
+        table.print_end(console, found)
+    finally:  # also after a second Ctrl-C, or where nobody reads the table any more
+        if out is not None:
+            folder.write(out, found, figures=figures, overwrite=overwrite)
     if old is not None:
         print_comparison(console, compared(old, found))
     end(found, bool(settings.only))

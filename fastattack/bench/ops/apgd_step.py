@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ... import ops
-from . import plain
+from . import plain, project
 from .case import OpCase
 from .inputs import EPS, RMS_EPS, RMS_STEP, STEP, radius
 
@@ -21,10 +20,9 @@ def moved(
     adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float, step: float
 ) -> tuple[Tensor, Tensor]:
     """Out of place: two projections."""
-    at = plain.linf if norm == "linf" else plain.l2
+    at, back = (plain.linf, project.linf) if norm == "linf" else (plain.l2, project.l2)
     z = at(adv, grad, origin, eps, step)
-    further = adv + MOMENTUM * (z - adv) + (1 - MOMENTUM) * (adv - previous)
-    return at(further, torch.zeros_like(grad), origin, eps, 0.0), adv.clone()
+    return back(adv + MOMENTUM * (z - adv) + (1 - MOMENTUM) * (adv - previous), origin, eps), adv.clone()
 
 
 def copied(adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float, step: float) -> None:

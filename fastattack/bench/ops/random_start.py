@@ -56,14 +56,14 @@ def cases(shape: tuple[int, ...]) -> list[OpCase]:
         OpCase(
             "random_start_ linf", "random_start", ("adv", "origin"),
             partial(ops.random_start_, norm="linf", eps=EPS, seed=0),
-            {"eager": linf, "eager in place": linf_}, {"compiled": linf},
+            {"eager": linf, "eager in place": linf_}, {"compiled": linf, "compiled in place": plain.written(linf)},
             streams=2, operations=25, check=check_linf, allowed={"ours": 1e-2, "plain": 2e-2},
         ),
         OpCase(
             "random_start_ l2", "random_start", ("adv", "origin"),
             partial(ops.random_start_, norm="l2", eps=eps, seed=0),
             {"eager": partial(l2, eps=eps), "eager in place": partial(l2_, eps=eps)},
-            {"compiled": partial(l2, eps=eps)},
+            {"compiled": partial(l2, eps=eps), "compiled in place": plain.written(partial(l2, eps=eps))},
             streams=2, operations=80, check=partial(check_l2, eps=eps), allowed={"ours": 1e-2, "plain": 2e-2},
         ),
     ]  # fmt: skip

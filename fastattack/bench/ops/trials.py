@@ -191,8 +191,8 @@ def compiled(subject: Subject) -> list[Way]:
 
 
 def with_graphs(ways: Sequence[Way]) -> list[Way]:
-    """Each way, and the same as a CUDA graph."""
-    graphs = [replace(way, name=f"{way.name}, graph", make=partial(captured, way.make)) for way in ways]
+    """Each way, and the same as a CUDA graph: that is compiled before its first replay."""
+    graphs = [replace(way, name=f"{way.name}, graph", make=partial(captured, way.make), compiles=False) for way in ways]
     return [one for pair in zip(ways, graphs, strict=True) for one in pair]
 
 

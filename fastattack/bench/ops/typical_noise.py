@@ -62,12 +62,12 @@ def cases(shape: tuple[int, ...]) -> list[OpCase]:
     return [
         OpCase(
             "typical_noise shell", "typical_noise", NAMES, partial(ours, typicality=GAP),
-            {"eager": shell, "eager in place": shell_}, {"compiled": shell},
+            {"eager": shell, "eager in place": shell_}, {"compiled": shell, "compiled in place": plain.written(shell)},
             operations=80, check=partial(check, gap=GAP), **common,
         ),
         OpCase(
             "typical_noise plain", "typical_noise", NAMES, partial(ours, typicality=None),
-            {"eager": noisy, "eager in place": noisy_}, {"compiled": noisy},
+            {"eager": noisy, "eager in place": noisy_}, {"compiled": noisy, "compiled in place": plain.written(noisy)},
             operations=45, check=partial(check, gap=None), **common,
         ),
     ]  # fmt: skip
