@@ -21,7 +21,7 @@ from fastattack.bench.ops import DTYPES, STEMS, op_trials
 from fastattack.bench.ops.inputs import LAYOUTS, tensors
 from fastattack.bench.ops.l1 import newton, project
 from fastattack.bench.ops.trials import Subject, cases_of, op_trial, with_graphs
-from fastattack.bench.result import read
+from fastattack.bench.result import Result, read
 from fastattack.bench.timing import Pace, interleaved, measure, repeat_of
 from fastattack.bench.trial import Way, Wrong
 from fastattack.commands.bench import bench
@@ -303,7 +303,7 @@ def test_a_second_interrupt_costs_no_results(tmp_path: Path, monkeypatch: pytest
         (["--suite", "kernels"], "suite: wanted one of ops, attacks, all"),
         (["--shape", "4x4"], "shapes: wanted (B, C, H, W)"),
         (["--shape", "many"], "shape: wanted BxCxHxW such as 4x3x64x64, got 'many'"),
-        (["--suite", "ops", "--only", "teapot", "--quick"], "only: no case has such a name"),
+        (["--suite", "ops", "--only", "teapot", "--quick"], "only: no case of the suite 'ops' has such a name: teapot"),
         (["--compare", "/no/such.json"], "/no/such.json"),
         (["--out", "/proc/none/here", "--suite", "ops", "--only", "accumulate"], "/proc/none"),
     ],
@@ -322,3 +322,13 @@ def test_a_wrong_way_of_ours_fails_the_run(monkeypatch: pytest.MonkeyPatch, caps
     code, out, _ = run(capsys, "bench", "--quick", "--only", "x", "--no-compile")
     assert code == 1
     assert "cpu, broken" in out
+
+
+def test_a_backend_that_is_not_here_is_listed_and_fails_nothing() -> None:
+    def absent() -> Any:
+        raise fa.BackendUnavailable("cupy is not installed")
+
+    trial = op_trial(case_of("accumulate_", (1, 1, 8, 8)), (1, 1, 8, 8), "float32", compile=False)
+    row = measure(replace(trial, ways=[*trial.ways, Way("cupy", "ours", absent)]), QUICK)
+    assert row.ways[-1].refused == "not installed: cupy is not installed"
+    assert Result({}, {}, rows=(row,)).wrong == []

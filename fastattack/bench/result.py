@@ -13,6 +13,8 @@ from typing import Any
 from ..report.folder import finite
 
 FORMAT, VERSION = "fastattack bench", 1
+MISSING = "not installed"
+"""How the reason of a way begins that has no package, or no backend, here."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,12 @@ class Result:
 
     @property
     def wrong(self) -> list[str]:
-        """In words, the ways of ours that have no time: what fails a run."""
+        """In words, the ways of ours that are wrong or raise: what fails a run. A backend that is not here does not."""
         return [
             f"{row.case} {row.dtype} {'x'.join(map(str, row.shape))} {row.layout}: {way.name} {way.refused}"
             for row in self.rows
             for way in row.ways
-            if way.refused is not None and way.side == "ours"
+            if way.side == "ours" and way.refused is not None and not way.refused.startswith(MISSING)
         ]
 
     @property

@@ -110,18 +110,24 @@ def run(
     Returns:
         What was measured; also after Ctrl-C, with "interrupted" among the errors. torch's number of threads and its
         random state are as before.
+
+    Raises:
+        ValueError: no case has a name as ``only`` wants it.
     """
     began = time.monotonic()
     rows: list[Row] = []
     errors: list[str] = []
     found: tuple[Ceiling, ...] = ()
     extra: dict[str, Any] = {}
+    todo = list(makers(settings))
+    if not todo:
+        raise ValueError(f"only: no case of the suite {settings.suite!r} has such a name: {', '.join(settings.only)}")
     with surroundings(settings):
         about, said = machine.describe(settings.device), settings.as_dict()
         try:
             found = ceilings.ceilings(settings.pace, quick=settings.quick)
             on_ceilings(found)
-            for make in makers(settings):
+            for make in todo:
                 try:
                     row = measure(make(), settings.pace)
                 except Exception as error:
@@ -198,8 +204,8 @@ def makers(settings: Settings) -> Iterator[Maker]:
 
 
 def growth_of(settings: Settings) -> dict[str, Any]:
-    """How cost grows, where all cases are asked for."""
-    if settings.only:
+    """How cost grows, where everything is asked for."""
+    if settings.only or settings.suite != "all":
         return {}
     from .growth import growth
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .result import Result, Row
+from .result import MISSING, Result, Row
 from .view import one_line, title
 
 CLOSE = 0.9
@@ -93,7 +93,7 @@ def without_time(result: Result) -> tuple[list[str], list[str]]:
         for way in row.ways:
             if not way.seconds:
                 why = way.refused or "no rounds"
-                kind = missing if why.startswith("not installed") else failed
+                kind = missing if why.startswith(MISSING) else failed
                 kind.setdefault(f"{one_line(way.name)} ({way.side}) {one_line(why)}", []).append(title(row))
     return _placed(failed), _placed(missing)
 

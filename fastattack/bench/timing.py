@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .result import Measured, Row
+from ..ops import BackendUnavailable
+from .result import MISSING, Measured, Row
 from .trial import Call, Trial, Way, Wrong
 
 
@@ -50,7 +51,9 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, Wrong):
         return f"wrong: {error}"
     text = " ".join(str(error).split())[:300]
-    kind = "not installed" if isinstance(error, ImportError) else f"raised {type(error).__name__}"
+    kind = f"raised {type(error).__name__}"
+    if isinstance(error, (ImportError, BackendUnavailable)):
+        kind = MISSING
     return f"{kind}: {text}"
 
 

@@ -73,7 +73,7 @@ def bench(
             folder.write(out, found, figures=figures, overwrite=overwrite)
     if old is not None:
         print_comparison(console, compared(old, found))
-    end(found, bool(settings.only))
+    end(found)
 
 
 def shape_of(text: str) -> tuple[int, ...]:
@@ -84,12 +84,11 @@ def shape_of(text: str) -> tuple[int, ...]:
         raise ValueError(f"shape: wanted BxCxHxW such as 4x3x64x64, got {text!r}") from None
 
 
-def end(found: Result, chosen: bool) -> None:
+def end(found: Result) -> None:
     """What the run says to the shell."""
     if "interrupted" in found.errors:
         raise KeyboardInterrupt
     if not found.rows:
-        reasons = "; ".join(found.errors) or "nothing was measured"
-        raise ValueError("only: no case has such a name" if chosen and not found.errors else reasons)
+        raise ValueError("; ".join(found.errors) or "nothing was measured")
     if found.wrong or found.errors:
         raise typer.Exit(1)
