@@ -103,10 +103,12 @@ CASES = {
 
 
 @contextmanager
-def without_exchange():
-    """As under a torch without the DLPack exchange API."""
+def exchange(offered=None):
+    """As under a torch whose tensors offer this as DLPack exchange API; None: under one without it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(torch.Tensor, "__dlpack_c_exchange_api__", raising=False)
+        if offered is not None:
+            patch.setattr(torch.Tensor, "__dlpack_c_exchange_api__", offered, raising=False)
         _cpu.use_torch(torch.Tensor, DTYPES, _walk)
         yield
     _cpu.use_torch(torch.Tensor, DTYPES, _walk)
@@ -130,7 +132,104 @@ def outcome(op, case):
 @pytest.mark.parametrize("op", FULL, ids=lambda op: op.__name__)
 def test_results_and_errors_are_those_without_the_exchange(op):
     for case in CASES:
-        with without_exchange():
+        with exchange():
             assert not _cpu.fit(tuple(images(2)), 0)
             wanted = outcome(op, case)
         assert outcome(op, case) == wanted, case
+
+
+NAME = b"dlpack_exchange_api"
+offered = pytest.mark.skipif(not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"), reason="an older torch")
+
+
+@offered
+@pytest.mark.parametrize(("major", "used"), [(1, True), (2, False)])
+def test_an_exchange_of_another_major_version_is_not_used(major, used):
+    python = ctypes.pythonapi
+    python.PyCapsule_GetPointer.restype, python.PyCapsule_New.restype = ctypes.c_void_p, ctypes.py_object
+    python.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    python.PyCapsule_New.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    api = (ctypes.c_uint32 * 14).from_address(python.PyCapsule_GetPointer(torch.Tensor.__dlpack_c_exchange_api__, NAME))
+    copy = (ctypes.c_uint32 * 14)(major, *api[1:])  # its first two words are the version
+    with exchange(python.PyCapsule_New(ctypes.addressof(copy), NAME, None)):
+        assert _cpu.fit(tuple(images(2)), 0) is used
+
+
+@offered
+def test_what_is_no_exchange_is_not_used():
+    with exchange("no capsule"):
+        assert not _cpu.fit(tuple(images(2)), 0)
+
+
+UNFIT = set(CASES) - {
+    "plain", "float64", "float16", "bfloat16", "one number", "six dimensions", "last requires grad", "side by side",
+    "inference",
+}  # fmt: skip
+
+
+@offered
+@pytest.mark.parametrize("case", CASES)
+def test_fit_vouches_for_plain_tensors_alone(case):
+    assert _cpu.fit(tuple(CASES[case](3)), 1) is (case not in UNFIT)
+
+
+@offered
+def test_fit_looks_at_what_is_written():
+    a, b = images(2)
+    assert _cpu.fit((a, b, b), 1)
+    assert not _cpu.fit((a, b, b), 2)
+    assert _cpu.fit((a, a), 0)
+    assert not _cpu.fit((a, a), 1)
+    memory = torch.zeros(16)
+    for start, free in ((7, False), (8, True)):
+        assert _cpu.fit((memory[None, :8], memory[None, start : start + 8]), 1) is free
+        assert _cpu.fit((memory[None, start : start + 8], memory[None, :8]), 1) is free
+    b.requires_grad_()
+    assert _cpu.fit((b, a), 0)
+    assert not _cpu.fit((b, a), 1)
+
+
+@offered
+def test_fit_leaves_wrapped_tensors_to_torch():
+    seen = []
+    look = lambda t: seen.append(_cpu.fit((t,), 0)) or (t * t).sum()  # noqa: E731
+    x = images(1)[0]
+    torch.vmap(look)(x)
+    torch.func.grad(look)(x)
+    torch.func.functionalize(look)(x)
+    assert seen == [False] * 3
+
+
+def test_fit_takes_a_tuple():
+    for wrong in ([], (), images(2), None, ("a",), tuple(images(6))):
+        assert not _cpu.fit(wrong, 0)
+
+
+def test_a_call_names_what_is_no_tensor_of_a_known_type():
+    with pytest.raises(TypeError, match="dtype"):
+        _cpu.accumulate((torch.zeros(2, 2, dtype=torch.int32),) * 2, 1.0, 1.0, 1)
+    with pytest.raises(AttributeError, match="is_contiguous"):
+        _cpu.accumulate(("nothing", "at all"), 1.0, 1.0, 1)
+    with pytest.raises(TypeError, match="wanted more tensors"):
+        _cpu.accumulate((torch.zeros(2, 2),), 1.0, 1.0, 1)
+    for wrong in ((), torch.zeros(2, 2), (torch.zeros(2, 2),) * 6):
+        with pytest.raises(TypeError, match="wanted a tuple of 1 to 5 tensors"):
+            _cpu.accumulate(wrong, 1.0, 1.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(1, "x"), (2, None), (3, "x"), (4, "x"), (4, (0.0,)), (4, ("x", 1.0)), (5, 1.5)]
+)
+def test_an_argument_of_another_type_is_refused_before_the_kernel(at, value):
+    adv, origin, grad = torch.zeros(1, 4), torch.zeros(1, 4), torch.ones(1, 4)
+    arguments = [(adv, grad, origin, None), 0, 1.0, 0.5, (0.0, 1.0), 1]
+    _cpu.pgd_step(*arguments)
+    arguments[at] = value
+    with pytest.raises((TypeError, AttributeError)):
+        _cpu.pgd_step(*arguments)
+    assert adv.tolist() == [[0.5] * 4]
+
+
+def test_a_wrong_number_of_arguments_is_refused():
+    with pytest.raises(TypeError, match="wanted 4 arguments, got 2"):
+        _cpu.accumulate(0, 0)
