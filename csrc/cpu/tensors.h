@@ -155,19 +155,21 @@ class Memory {
 
   // walk(tensors, keep_order) -> (dtype, batch, (4 sizes), one (pointer, (5 strides)) or None for each tensor)
   void by_walk(PyObject* tensors, bool keep_order) {
-    py::tuple walked = py::handle(torch.walk)(py::handle(tensors), keep_order);
-    dtype = Dtype(walked[0].cast<int>());
-    shape.batch = walked[1].cast<long long>();
-    py::tuple sizes = walked[2];
-    for (int d = 0; d < 4; ++d) shape.size[d] = sizes[d].cast<long long>();
-    py::tuple places = walked[3];
-    for (Py_ssize_t i = 0; i < given_; ++i) {
+    auto number = [](PyObject* tuple, Py_ssize_t at) { return PyLong_AsLongLong(PyTuple_GetItem(tuple, at)); };
+    PyObject* arguments[] = {tensors, keep_order ? Py_True : Py_False};
+    py::object walked = owned(PyObject_Vectorcall(torch.walk, arguments, 2, nullptr));
+    dtype = (Dtype)number(walked.ptr(), 0), shape.batch = number(walked.ptr(), 1);
+    PyObject *sizes = PyTuple_GetItem(walked.ptr(), 2), *places = PyTuple_GetItem(walked.ptr(), 3);
+    for (int d = 0; d < 4 && sizes; ++d) shape.size[d] = number(sizes, d);
+    for (Py_ssize_t i = 0; i < given_ && places; ++i) {
       views_[i] = View{};
-      if (py::object(places[i]).is_none()) continue;
-      py::tuple place = places[i], strides = place[1];
-      views_[i].data = PyLong_AsVoidPtr(py::object(place[0]).ptr());
-      for (int d = 0; d < 5; ++d) views_[i].stride[d] = strides[d].cast<long long>();
+      PyObject* place = PyTuple_GetItem(places, i);
+      if (!place || place == Py_None) continue;
+      views_[i].data = PyLong_AsVoidPtr(PyTuple_GetItem(place, 0));
+      PyObject* strides = PyTuple_GetItem(place, 1);
+      for (int d = 0; d < 5 && strides; ++d) views_[i].stride[d] = number(strides, d);
     }
+    if (PyErr_Occurred()) throw py::error_already_set();
   }
 
   View views_[most_tensors]{};

@@ -38,10 +38,10 @@ def images(names: tuple[str, ...], *tensors: Any) -> tuple[Tensor, ...]:
     """Tensors or arrays, as tensors: (B, ...) of a floating dtype, all with shape, dtype and device of the first."""
     if fit(tensors, 0):
         return tensors
-    first, *others = (as_tensor(t, name) for name, t in zip(names, tensors, strict=True))
-    require_images(first, names[0])
-    require_alike(names[0], first, *zip(names[1:], others, strict=True))
-    return first, *others
+    checked = tuple(map(as_tensor, tensors, names))
+    require_images(checked[0], names[0])
+    require_alike(names[0], checked[0], *zip(names[1:], checked[1:], strict=True))
+    return checked
 
 
 def require_images(t: Tensor, name: str) -> None:
