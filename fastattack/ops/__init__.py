@@ -12,6 +12,7 @@ BackendUnavailable for a backend that cannot run here. NaN in the tensors is not
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from .layout import INNER_DIMS, collapse
 from .momentum import momentum_step_
 from .noise import typical_noise
 from .quantise import grid_gap, quantise_
+from .run import run
 from .spectrum import Spectrum
 from .zero_mean import project_zero_mean_, zero_mean_step_
 
@@ -56,6 +58,9 @@ __all__ = [
     "zero_mean_step_",
 ]
 
+_STEP = ("adv", "grad", "origin")
+_PAIR = ("adv", "origin")
+
 
 class NoiseStats(NamedTuple):
     """Statistics of each sample's noise, all (B,)."""
@@ -68,10 +73,6 @@ class NoiseStats(NamedTuple):
     linf: Tensor
     typicality: Tensor | None
     """The typicality gap 1/2 (|n - mean|^2 / (d sigma^2) - 1) in nats per pixel; None where no sigma was given."""
-
-
-def _too_many_dims(*tensors: Tensor) -> bool:
-    return tensors[0].dim() > INNER_DIMS + 1 and collapse(*tensors, keep_order=True) is None
 
 
 def pgd_step_(
@@ -103,30 +104,15 @@ def pgd_step_(
     if library.traced(adv):
         library.pgd_step(adv, grad, origin, norm, eps, step, bounds, mask, backend)
         return adv
-    result = adv
-    if not (type(adv) is type(grad) is type(origin) is Tensor):
-        adv, grad = check.as_tensor(adv, "adv"), check.as_tensor(grad, "grad")
-        origin = check.as_tensor(origin, "origin")
-    check.require_images(adv, "adv")
-    check.require_alike("adv", adv, ("grad", grad), ("origin", origin))
+    images = check.images(_STEP, adv, grad, origin)
+    like = images[0]
     check.require_norm(norm, hint=" (for which there is l1_step_)")
-    radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
-    size = check.per_sample(step, "step", adv)
-    box = check.UNBOUNDED if bounds is None else check.bounds_of(bounds, adv.dtype)
-    where = None if mask is None else check.mask_of(mask, adv)
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return result
-    check.require_writable(adv, ("grad", grad), ("origin", origin))
-    if adv.dim() > INNER_DIMS + 1 and _too_many_dims(adv, grad, origin, adv if where is None else where):
-        copy = adv.contiguous()
-        where = None if where is None else where.contiguous()
-        table.pgd_step(copy, grad.contiguous(), origin.contiguous(), where, norm, radius, size, box)
-        adv.copy_(copy)
-        return result
-    table.pgd_step(adv, grad, origin, where, norm, radius, size, box)
-    check.written(adv)
-    return result
+    radius = check.per_sample(eps, "eps", like, least=0.0, down=norm == "linf")
+    size = check.per_sample(step, "step", like)
+    box, where = check.bounds_of(bounds, like.dtype), check.mask_of(mask, like)
+    kernel = resolve(like.device, backend).pgd_step
+    run(kernel, _STEP, images, (where, norm, radius, size, box))
+    return adv
 
 
 def project_(
@@ -155,27 +141,14 @@ def project_(
     if library.traced(adv):
         library.project(adv, origin, norm, eps, bounds, mask, backend)
         return adv
-    result, adv = adv, check.as_tensor(adv, "adv")
-    origin = check.as_tensor(origin, "origin")
-    check.require_images(adv, "adv")
-    check.require_alike("adv", adv, ("origin", origin))
+    images = check.images(_PAIR, adv, origin)
+    like = images[0]
     check.require_norm(norm, check.BALLS)
-    radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
-    box = check.bounds_of(bounds, adv.dtype)
-    where = check.mask_of(mask, adv)
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return result
-    check.require_writable(adv, ("origin", origin))
-    if _too_many_dims(adv, origin) or (where is not None and _too_many_dims(adv, where)):
-        copy = adv.contiguous()
-        where = None if where is None else where.contiguous()
-        l1.project(table, copy, origin.contiguous(), where, norm, radius, box)
-        adv.copy_(copy)
-        return result
-    l1.project(table, adv, origin, where, norm, radius, box)
-    check.written(adv)
-    return result
+    radius = check.per_sample(eps, "eps", like, least=0.0, down=norm == "linf")
+    box, where = check.bounds_of(bounds, like.dtype), check.mask_of(mask, like)
+    kernel = partial(l1.project, resolve(like.device, backend))
+    run(kernel, _PAIR, images, (where, norm, radius, box))
+    return adv
 
 
 def preserve_noise_(
@@ -200,24 +173,14 @@ def preserve_noise_(
     if library.traced(adv):
         library.preserve_noise(adv, origin, clean, norm, eps, backend)
         return adv
-    result, adv = adv, check.as_tensor(adv, "adv")
-    origin, clean = check.as_tensor(origin, "origin"), check.as_tensor(clean, "clean")
-    check.require_images(adv, "adv")
-    check.require_alike("adv", adv, ("origin", origin), ("clean", clean))
+    names = ("adv", "origin", "clean")
+    images = check.images(names, adv, origin, clean)
+    like = images[0]
     check.require_norm(norm)
-    radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return result
-    check.require_writable(adv, ("origin", origin), ("clean", clean))
-    if _too_many_dims(adv, origin, clean):
-        copy = adv.contiguous()
-        table.preserve_noise(copy, origin.contiguous(), clean.contiguous(), norm, radius)
-        adv.copy_(copy)
-        return result
-    table.preserve_noise(adv, origin, clean, norm, radius)
-    check.written(adv)
-    return result
+    radius = check.per_sample(eps, "eps", like, least=0.0, down=norm == "linf")
+    kernel = resolve(like.device, backend).preserve_noise
+    run(kernel, names, images, (norm, radius))
+    return adv
 
 
 def noise_stats(
@@ -250,13 +213,13 @@ def noise_stats(
 
 
 def _noise_stats(noise: Tensor, sigma: Any, mean: Any, backend: str) -> Tensor:
-    check.require_images(noise, "noise")
+    check.images(("noise",), noise)
     spread = float("nan") if sigma is None else check.positive(sigma, "sigma", noise)
     centre = check.per_sample(mean, "mean", noise)
     table = resolve(noise.device, backend)
     if noise.numel() == 0:
         return noise.new_empty(0, 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
-    if _too_many_dims(noise):
+    if noise.dim() > INNER_DIMS + 1 and collapse(noise) is None:
         noise = noise.contiguous()
     return table.noise_stats(noise, spread, centre)
 
@@ -292,26 +255,15 @@ def random_start_(
     if library.traced(adv):
         library.random_start(adv, origin, norm, eps, bounds, seed, sample_ids, backend)
         return adv
-    result, adv = adv, check.as_tensor(adv, "adv")
-    origin = check.as_tensor(origin, "origin")
-    check.require_images(adv, "adv")
-    check.require_alike("adv", adv, ("origin", origin))
+    images = check.images(_PAIR, adv, origin)
+    like = images[0]
     check.require_norm(norm, check.BALLS)
-    radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
-    box = check.bounds_of(bounds, adv.dtype)
-    number, ids = check.seed_of(seed), check.ids_of(sample_ids, adv)
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return result
-    check.require_writable(adv, ("origin", origin))
-    if _too_many_dims(adv, origin):
-        copy = adv.contiguous()
-        l1.random_start(table, copy, origin.contiguous(), norm, radius, box, number, ids)
-        adv.copy_(copy)
-        return result
-    l1.random_start(table, adv, origin, norm, radius, box, number, ids)
-    check.written(adv)
-    return result
+    radius = check.per_sample(eps, "eps", like, least=0.0, down=norm == "linf")
+    box = check.bounds_of(bounds, like.dtype)
+    number, ids = check.seed_of(seed), check.ids_of(sample_ids, like)
+    kernel = partial(l1.random_start, resolve(like.device, backend))
+    run(kernel, _PAIR, images, (norm, radius, box, number, ids), keep_order=True)
+    return adv
 
 
 library.register(pgd_step_, project_, preserve_noise_, _noise_stats, random_start_, l1_step_)

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from . import check, library
 from .dispatch import resolve
-from .layout import INNER_DIMS, collapse
+from .run import run
+
+_NAMES = ("total", "grad")
 
 
 def accumulate_(
@@ -36,23 +38,11 @@ def accumulate_(
     if library.traced(total):
         library.accumulate(total, grad, keep, weight, backend)
         return total
-    result, total = total, check.as_tensor(total, "total")
-    grad = check.as_tensor(grad, "grad")
-    check.require_images(total, "total")
-    check.require_alike("total", total, ("grad", grad))
-    kept, share = check.per_sample(keep, "keep", total), check.per_sample(weight, "weight", total)
-    table = resolve(total.device, backend)
-    if total.numel() == 0:
-        return result
-    check.require_writable(total, ("grad", grad), name="total")
-    if total.dim() > INNER_DIMS + 1 and collapse(total, grad, keep_order=True) is None:
-        copy = total.contiguous()
-        table.accumulate(copy, grad.contiguous(), kept, share)
-        total.copy_(copy)
-        return result
-    table.accumulate(total, grad, kept, share)
-    check.written(total)
-    return result
+    images = check.images(_NAMES, total, grad)
+    like = images[0]
+    kept, share = check.per_sample(keep, "keep", like), check.per_sample(weight, "weight", like)
+    run(resolve(like.device, backend).accumulate, _NAMES, images, (kept, share))
+    return total
 
 
 library.register(accumulate_)

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from . import check, library
 from .dispatch import resolve
-from .layout import INNER_DIMS, collapse
+from .run import run
+
+_NAMES = ("adv", "previous", "grad", "origin")
 
 
 def apgd_step_(
@@ -48,32 +50,16 @@ def apgd_step_(
     if library.traced(adv):
         library.apgd_step(adv, previous, grad, origin, norm, eps, step, momentum, bounds, mask, backend)
         return adv
-    result, adv, previous = adv, check.as_tensor(adv, "adv"), check.as_tensor(previous, "previous")
-    grad, origin = check.as_tensor(grad, "grad"), check.as_tensor(origin, "origin")
-    check.require_images(adv, "adv")
-    check.require_alike("adv", adv, ("previous", previous), ("grad", grad), ("origin", origin))
+    images = check.images(_NAMES, adv, previous, grad, origin)
+    like = images[0]
     check.require_norm(norm)
-    radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
-    size = check.per_sample(step, "step", adv)
-    weight = check.per_sample(momentum, "momentum", adv, least=0.0)
-    box = check.bounds_of(bounds, adv.dtype)
-    where = check.mask_of(mask, adv)
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return result
-    check.require_writable(adv, ("previous", previous), ("grad", grad), ("origin", origin))
-    check.require_writable(previous, ("grad", grad), ("origin", origin), name="previous")
-    walked = (adv, previous, grad, origin, adv if where is None else where)
-    if adv.dim() > INNER_DIMS + 1 and collapse(*walked) is None:
-        where = None if where is None else where.contiguous()
-        a, p = adv.contiguous(), previous.contiguous()
-        table.apgd_step(a, p, grad.contiguous(), origin.contiguous(), where, norm, radius, size, weight, box)
-        adv.copy_(a)
-        previous.copy_(p)
-        return result
-    table.apgd_step(adv, previous, grad, origin, where, norm, radius, size, weight, box)
-    check.written(adv, previous)
-    return result
+    radius = check.per_sample(eps, "eps", like, least=0.0, down=norm == "linf")
+    size = check.per_sample(step, "step", like)
+    weight = check.per_sample(momentum, "momentum", like, least=0.0)
+    box, where = check.bounds_of(bounds, like.dtype), check.mask_of(mask, like)
+    kernel = resolve(like.device, backend).apgd_step
+    run(kernel, _NAMES, images, (where, norm, radius, size, weight, box), writes=2)
+    return adv
 
 
 library.register(apgd_step_)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from .backend import Bounds, Scalar
+from .fit import fit
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 NORMS = ("linf", "l2")
@@ -31,6 +32,16 @@ def as_tensor(value: Any, name: str) -> Tensor:
 
 def _describe(t: Tensor) -> str:
     return f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')} on {t.device}"
+
+
+def images(names: tuple[str, ...], *tensors: Any) -> tuple[Tensor, ...]:
+    """Tensors or arrays, as tensors: (B, ...) of a floating dtype, all with shape, dtype and device of the first."""
+    if fit(tensors, 0):
+        return tensors
+    checked = tuple(map(as_tensor, tensors, names))
+    require_images(checked[0], names[0])
+    require_alike(names[0], checked[0], *zip(names[1:], checked[1:], strict=True))
+    return checked
 
 
 def require_images(t: Tensor, name: str) -> None:
@@ -71,7 +82,7 @@ def require_writable(adv: Tensor, *others: tuple[str, Tensor], name: str = "adv"
             raise ValueError(f"{other_name}: shares its memory with {name}, which this op overwrites; pass a clone")
 
 
-def written(*tensors: Tensor) -> None:
+def written(tensors: tuple[Tensor, ...]) -> None:
     """Tell autograd that they changed, so that a graph which saved one refuses a wrong backward pass."""
     for t in tensors:
         if not t.is_inference():

@@ -63,8 +63,7 @@ def distances(a: Tensor, b: Tensor, *, backend: str = "auto") -> Distances:
 
 
 def _distances(a: Tensor, b: Tensor, backend: str) -> Tensor:
-    check.require_images(a, "a")
-    check.require_alike("a", a, ("b", b))
+    check.images(("a", "b"), a, b)
     table = resolve(a.device, backend)
     if a.numel() == 0:
         return a.new_empty(0, 4, dtype=torch.float64)

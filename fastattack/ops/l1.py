@@ -7,7 +7,9 @@ from torch import Tensor
 from . import check, library
 from .backend import Backend, Bounds, Scalar
 from .dispatch import resolve
-from .layout import INNER_DIMS, collapse
+from .run import run
+
+_NAMES = ("adv", "grad", "origin")
 
 
 def project(
@@ -79,24 +81,10 @@ def l1_step_(
     if library.traced(adv):
         library.l1_step(adv, grad, origin, eps, step, keep, bounds, mask, backend)
         return adv
-    result, adv = adv, check.as_tensor(adv, "adv")
-    grad, origin = check.as_tensor(grad, "grad"), check.as_tensor(origin, "origin")
-    check.require_images(adv, "adv")
-    check.require_alike("adv", adv, ("grad", grad), ("origin", origin))
-    radius = check.per_sample(eps, "eps", adv, least=0.0)
-    size, share = check.per_sample(step, "step", adv), share_of(keep, adv)
-    box, where = check.bounds_of(bounds, adv.dtype), check.mask_of(mask, adv)
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return result
-    check.require_writable(adv, ("grad", grad), ("origin", origin))
-    tensors = (adv, grad, origin) if where is None else (adv, grad, origin, where)
-    if adv.dim() > INNER_DIMS + 1 and collapse(*tensors) is None:
-        copy = adv.contiguous()
-        where = None if where is None else where.contiguous()
-        table.l1_step(copy, grad.contiguous(), origin.contiguous(), where, radius, size, share, box)
-        adv.copy_(copy)
-        return result
-    table.l1_step(adv, grad, origin, where, radius, size, share, box)
-    check.written(adv)
-    return result
+    images = check.images(_NAMES, adv, grad, origin)
+    like = images[0]
+    radius = check.per_sample(eps, "eps", like, least=0.0)
+    size, share = check.per_sample(step, "step", like), share_of(keep, like)
+    box, where = check.bounds_of(bounds, like.dtype), check.mask_of(mask, like)
+    run(resolve(like.device, backend).l1_step, _NAMES, images, (where, radius, size, share, box))
+    return adv

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from . import check, library
 from .dispatch import resolve
-from .layout import INNER_DIMS, collapse
+from .run import run
+
+_NAMES = ("adv", "momentum", "grad", "origin")
 
 
 def momentum_step_(
@@ -49,33 +51,16 @@ def momentum_step_(
     if library.traced(adv):
         library.momentum_step(adv, momentum, grad, origin, norm, eps, step, decay, bounds, mask, backend)
         return adv
-    result, adv = adv, check.as_tensor(adv, "adv")
-    momentum, grad = check.as_tensor(momentum, "momentum"), check.as_tensor(grad, "grad")
-    origin = check.as_tensor(origin, "origin")
-    check.require_images(adv, "adv")
-    check.require_alike("adv", adv, ("momentum", momentum), ("grad", grad), ("origin", origin))
+    images = check.images(_NAMES, adv, momentum, grad, origin)
+    like = images[0]
     check.require_norm(norm)
-    radius = check.per_sample(eps, "eps", adv, least=0.0, down=norm == "linf")
-    size = check.per_sample(step, "step", adv)
-    kept = check.per_sample(decay, "decay", adv, least=0.0)
-    box = check.bounds_of(bounds, adv.dtype)
-    where = check.mask_of(mask, adv)
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return result
-    check.require_writable(adv, ("momentum", momentum), ("grad", grad), ("origin", origin))
-    check.require_writable(momentum, ("grad", grad), ("origin", origin), name="momentum")
-    given = () if where is None else (where,)
-    if adv.dim() > INNER_DIMS + 1 and collapse(adv, momentum, grad, origin, *given, keep_order=True) is None:
-        a, m, g, o = (t.contiguous() for t in (adv, momentum, grad, origin))
-        where = None if where is None else where.contiguous()
-        table.momentum_step(a, m, g, o, where, norm, radius, size, kept, box)
-        adv.copy_(a)
-        momentum.copy_(m)
-        return result
-    table.momentum_step(adv, momentum, grad, origin, where, norm, radius, size, kept, box)
-    check.written(adv, momentum)
-    return result
+    radius = check.per_sample(eps, "eps", like, least=0.0, down=norm == "linf")
+    size = check.per_sample(step, "step", like)
+    kept = check.per_sample(decay, "decay", like, least=0.0)
+    box, where = check.bounds_of(bounds, like.dtype), check.mask_of(mask, like)
+    kernel = resolve(like.device, backend).momentum_step
+    run(kernel, _NAMES, images, (where, norm, radius, size, kept, box), writes=2)
+    return adv
 
 
 library.register(momentum_step_)

@@ -203,7 +203,7 @@ def _typical_noise(
         return
     check.require_writable(out, *(() if clean is None else (("clean", clean),)), name="out")
     fill(out, clean, levels, gain, number, ids, table)
-    check.written(out)
+    check.written((out,))
 
 
 def fill(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from . import check, library
 from .dispatch import resolve
-from .layout import INNER_DIMS, collapse
+from .run import run
 
+_NAMES = ("adv", "origin")
 BITS = (8, 16)
 DTYPES = (torch.float32, torch.float64)
 
@@ -54,29 +55,15 @@ def quantise_(
     if library.traced(adv):
         library.quantise(adv, origin, eps, bits, norm, bounds, mask, backend)
         return adv
-    result, adv = adv, check.as_tensor(adv, "adv")
-    origin = check.as_tensor(origin, "origin")
-    _require_grid(adv, "adv", bits)
-    check.require_alike("adv", adv, ("origin", origin))
+    images = check.images(_NAMES, adv, origin)
+    like = images[0]
+    _require_grid(like, "adv", bits)
     check.require_norm(norm, check.BALLS)
-    radius = check.per_sample(eps, "eps", adv, least=0.0, down=True)
-    low, high = check.bounds_of(bounds, adv.dtype)
-    box = (max(low, 0.0), min(high, 1.0))
-    where = check.mask_of(mask, adv)
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return result
-    check.require_writable(adv, ("origin", origin))
-    given = (origin,) if where is None else (origin, where)
-    if adv.dim() > INNER_DIMS + 1 and collapse(adv, *given, keep_order=True) is None:
-        copy = adv.contiguous()
-        where = None if where is None else where.contiguous()
-        table.quantise(copy, origin.contiguous(), where, norm, radius, bits, box)
-        adv.copy_(copy)
-        return result
-    table.quantise(adv, origin, where, norm, radius, bits, box)
-    check.written(adv)
-    return result
+    radius = check.per_sample(eps, "eps", like, least=0.0, down=True)
+    low, high = check.bounds_of(bounds, like.dtype)
+    box, where = (max(low, 0.0), min(high, 1.0)), check.mask_of(mask, like)
+    run(resolve(like.device, backend).quantise, _NAMES, images, (where, norm, radius, bits, box))
+    return adv
 
 
 def grid_gap(image: Tensor, *, bits: int = 8) -> Tensor:
@@ -95,7 +82,7 @@ def grid_gap(image: Tensor, *, bits: int = 8) -> Tensor:
     Raises:
         TypeError, ValueError: see fastattack.ops.
     """
-    image = check.as_tensor(image, "image").detach()
+    image = check.images(("image",), image)[0].detach()
     _require_grid(image, "image", bits)
     if image.shape[0] == 0:
         return image.new_empty(0)
@@ -107,7 +94,6 @@ def grid_gap(image: Tensor, *, bits: int = 8) -> Tensor:
 
 
 def _require_grid(image: Tensor, name: str, bits: Any) -> None:
-    check.require_images(image, name)
     if image.dtype not in DTYPES:
         got = str(image.dtype).removeprefix("torch.")
         raise TypeError(

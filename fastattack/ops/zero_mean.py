@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from . import check, library
 from .dispatch import resolve
-from .layout import INNER_DIMS, collapse
+from .run import run
 
 
 def zero_mean_step_(
@@ -38,8 +36,11 @@ def zero_mean_step_(
     if library.traced(adv):
         library.zero_mean_step(adv, grad, origin, eps, step, backend)
         return adv
-    image, slope = check.as_tensor(adv, "adv"), check.as_tensor(grad, "grad")
-    _run(image, slope, check.as_tensor(origin, "origin"), eps, step, backend)
+    names = ("adv", "grad", "origin")
+    images = check.images(names, adv, grad, origin)
+    like = images[0]
+    radius, size = check.per_sample(eps, "eps", like, least=0.0), check.per_sample(step, "step", like)
+    run(resolve(like.device, backend).zero_mean_step, names, images, (radius, size))
     return adv
 
 
@@ -60,28 +61,13 @@ def project_zero_mean_(adv: Tensor, origin: Tensor, *, eps: float | Tensor, back
     if library.traced(adv):
         library.project_zero_mean(adv, origin, eps, backend)
         return adv
-    _run(check.as_tensor(adv, "adv"), None, check.as_tensor(origin, "origin"), eps, 0.0, backend)
+    names = ("adv", "origin")
+    images = check.images(names, adv, origin)
+    like = images[0]
+    radius = check.per_sample(eps, "eps", like, least=0.0)
+    step = resolve(like.device, backend).zero_mean_step
+    run(lambda adv, origin: step(adv, None, origin, radius, 0.0), names, images, ())
     return adv
-
-
-def _run(adv: Tensor, grad: Tensor | None, origin: Tensor, eps: Any, step: Any, backend: str) -> None:
-    check.require_images(adv, "adv")
-    others = (("origin", origin),) if grad is None else (("grad", grad), ("origin", origin))
-    check.require_alike("adv", adv, *others)
-    radius = check.per_sample(eps, "eps", adv, least=0.0)
-    size = check.per_sample(step, "step", adv)
-    table = resolve(adv.device, backend)
-    if adv.numel() == 0:
-        return
-    check.require_writable(adv, *others)
-    given = [t for _, t in others]
-    if adv.dim() > INNER_DIMS + 1 and collapse(adv, *given, keep_order=True) is None:
-        copy = adv.contiguous()
-        table.zero_mean_step(copy, None if grad is None else grad.contiguous(), origin.contiguous(), radius, size)
-        adv.copy_(copy)
-        return
-    table.zero_mean_step(adv, grad, origin, radius, size)
-    check.written(adv)
 
 
 library.register(zero_mean_step_, project_zero_mean_)
