@@ -222,3 +222,11 @@ def test_fake_tensors_take_the_dispatcher():
         adv = mode.from_tensor(real)
         assert ops.project_(adv, mode.from_tensor(X), norm="linf", eps=0.1) is adv
         assert ops.noise_stats(adv, sigma=1.0).l2.shape == (2,)
+
+
+def test_a_negating_view_is_refused() -> None:
+    """Its memory holds other numbers than the tensor: a kernel would read them with the wrong sign."""
+    view = torch.randn(2, 3, dtype=torch.complex64).conj().imag
+    assert view.is_neg()
+    with pytest.raises(ValueError, match="noise: wanted a tensor whose memory holds its numbers"):
+        ops.noise_stats(view)
