@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastattack.bench.ops import DTYPES
+from fastattack.bench.ops import DTYPES, SHAPES
 from fastattack.bench.ops.trials import cases_of, op_trial
 from fastattack.bench.trial import Trial
 
-SHAPES = ((1, 1, 64, 64), (32, 3, 256, 256))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/performance.md: `python scripts/performance_results.py RUN --name MACHINE`.
+"""Writes the tables of docs/performance.md: `python scripts/performance_results.py RUN ... --name CPU`.
 
 The text between the markers of docs/performance.md is replaced; the run itself goes to docs/results/bench-NAME.json.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fastattack.bench.folder import result_of
@@ -105,12 +106,22 @@ def tables(result: Result, name: str) -> str:
     return "\n\n".join(parts)
 
 
+def together(results: Sequence[Result]) -> Result:
+    """Runs of different suites on one machine as one; the first one's settings and ceilings."""
+    first = results[0]
+    if any(one.machine["cpu"] != first.machine["cpu"] for one in results):
+        raise SystemExit("runs: wanted those of one machine")
+    extra = {key: value for one in results for key, value in one.extra.items()}
+    rows = tuple(row for one in results for row in one.rows)
+    return replace(first, rows=rows, extra=extra, seconds=sum(one.seconds for one in results))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of `fastattack bench --out`, or its bench.json")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of `fastattack bench --out` on one machine")
     parser.add_argument("--name", required=True, help="of the machine, for the file's name")
     options = parser.parse_args()
-    result = result_of(options.run)
+    result = together([result_of(run) for run in options.runs])
     name = f"bench-{re.sub(r'[^a-z0-9]+', '-', options.name.lower()).strip('-')}.json"
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)

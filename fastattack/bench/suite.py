@@ -20,7 +20,7 @@ from .result import Ceiling, Result, Row
 from .timing import Pace, measure, reason_of
 from .trial import Trial
 
-SUITES = ("ops", "attacks", "all")
+SUITES = ("ops", "attacks", "growth", "all")
 QUICK_SHAPES = ((1, 1, 64, 64), (2, 3, 128, 128))
 LAYOUT_SHAPE = (32, 3, 256, 256)
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUPY_CACHE_DIR")
@@ -33,7 +33,7 @@ class Settings:
     """What to measure.
 
     Args:
-        suite: "ops", "attacks" or "all".
+        suite: "ops", "attacks", "growth" (how cost grows with pixels, batch, steps and models) or "all".
         device: "cpu" or "cuda".
         quick: small inputs and few rounds, to see that all works; its times say little.
         only: parts of the cases' names; all of them without.
@@ -120,7 +120,7 @@ def run(
     found: tuple[Ceiling, ...] = ()
     extra: dict[str, Any] = {}
     todo = list(makers(settings))
-    if not todo:
+    if not todo and settings.suite != "growth":
         raise ValueError(f"only: no case of the suite {settings.suite!r} has such a name: {', '.join(settings.only)}")
     with surroundings(settings):
         about, said = machine.describe(settings.device), settings.as_dict()
@@ -204,8 +204,8 @@ def makers(settings: Settings) -> Iterator[Maker]:
 
 
 def growth_of(settings: Settings) -> dict[str, Any]:
-    """How cost grows, where everything is asked for."""
-    if settings.only or settings.suite != "all":
+    """How cost grows, where that or everything is asked for."""
+    if settings.suite != "growth" and (settings.only or settings.suite != "all"):
         return {}
     from .growth import growth
 

@@ -43,8 +43,8 @@ def l2_(adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, eps: float,
 def cases(shape: tuple[int, ...]) -> list[OpCase]:
     found = []
     for norm, forms, numbers, streams, operations in (
-        ("linf", (linf, linf_), {"eps": EPS, "step": STEP}, 8, 13),
-        ("l2", (l2, l2_), {"eps": radius(shape, RMS_EPS), "step": radius(shape, RMS_STEP)}, 11, 22),
+        ("linf", (linf, linf_), {"eps": EPS, "step": STEP}, 7, 13),
+        ("l2", (l2, l2_), {"eps": radius(shape, RMS_EPS), "step": radius(shape, RMS_STEP)}, 10, 22),
     ):
         options: dict[str, Any] = numbers
         out, in_place = (partial(form, **options) for form in forms)
