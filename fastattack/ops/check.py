@@ -52,7 +52,7 @@ def require_images(t: Tensor, name: str) -> None:
         wanted = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
         hint = "" if t.is_floating_point() or t.is_complex() else " (divide integer images by 255 first)"
         raise TypeError(f"{name}: wanted {wanted}, got {str(t.dtype).removeprefix('torch.')}{hint}")
-    if t.is_neg():  # as x.conj().imag is: its memory holds the numbers with the other sign
+    if not torch.compiler.is_compiling() and t.is_neg():  # as x.conj().imag: its memory has the other sign
         raise ValueError(f"{name}: wanted a tensor whose memory holds its numbers, got a view that negates; clone it")
     if t.numel() == 0 and t.shape[0] != 0:
         raise ValueError(f"{name}: wanted at least one element in each sample, got shape {tuple(t.shape)}")
