@@ -139,7 +139,7 @@ def run(
                 extra = growth_of(settings)
             except Exception as error:  # what was measured is kept
                 errors.append(f"growth: {reason_of(error)}")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter is what SIGTERM becomes
             errors.append("interrupted")
     return Result(about, said, found, tuple(rows), tuple(errors), round(time.monotonic() - began, 1), extra)
 

@@ -70,7 +70,7 @@ def cases(shape: tuple[int, ...]) -> list[OpCase]:
                 operations=operations,
                 exact=out,
                 written=("adv", "previous"),
-                slack=4,
+                slack=8,
             )
         )
     return found

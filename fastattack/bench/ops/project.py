@@ -62,6 +62,7 @@ def cases(shape: tuple[int, ...]) -> list[OpCase]:
                 operations=operations,
                 exact=out,
                 restores=norm == "l2",
+                slack=8 if norm == "l2" else 1,
             )
         )
     return found
