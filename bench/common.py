@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastattack.bench.ops import DTYPES, SHAPES
+from fastattack.bench.ops import SHAPES
 from fastattack.bench.ops.trials import cases_of, op_trial
 from fastattack.bench.trial import Trial
 
@@ -28,7 +28,7 @@ def parameters(stem: str) -> list[Any]:
     found = []
     for shape in SHAPES:
         for case in cases_of(shape, [stem]):
-            for dtype in DTYPES if stem != "quantise" else ("float32",):
+            for dtype in case.dtypes:
                 ways = op_trial(case, (1, 1, 2, 2), dtype, device=DEVICE).ways
                 size = "x".join(map(str, shape))
                 found += [

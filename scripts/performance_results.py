@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fastattack.bench import view
 from fastattack.bench.folder import result_of
 from fastattack.bench.ops.trials import cases_of
 from fastattack.bench.result import Measured, Result, Row
@@ -22,21 +23,10 @@ PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- tables of scripts/performance_results.py: begin -->", "<!-- end -->"
 
 
-def seconds(value: float) -> str:
-    for scale, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
-        if value * scale >= 1:
-            return f"{value * scale:.3g} {unit}"
-    return f"{value * 1e6:.2g} us"
-
-
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [list(head), *map(list, rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def shape(row: Row) -> str:
-    return "x".join(map(str, row.shape))
 
 
 def against(row: Row, way: Measured, side: str) -> str:
@@ -53,7 +43,9 @@ def ops_table(rows: list[Row]) -> str:
         rate = f"{row.bytes / ours.median / 1e9:.3g}"
         share = f"{row.share(ours):.2f}"
         name = row.case if row.layout == "contiguous" else f"{row.case}, {row.layout}"
-        found.append([name, shape(row), row.dtype, seconds(ours.median), rate, share, against(row, ours, "plain")])
+        found.append(
+            [name, view.shape(row), row.dtype, view.seconds(ours.median), rate, share, against(row, ours, "plain")]
+        )
     return table(["case", "shape", "type", "ours", "GB/s", "of the ceiling", "best plain / ours"], found)
 
 
@@ -62,18 +54,26 @@ def attacks_table(rows: list[Row]) -> str:
     for row in rows:
         for way in row.ways:
             if way.refused is not None:
-                found.append([row.case, shape(row), way.name, way.side, way.refused.split(":")[0], "-", "-"])
+                found.append([row.case, view.shape(row), way.name, way.side, way.refused.split(":")[0], "-", "-"])
                 continue
             share = f"{row.share(way):.2f}"
             found.append(
-                [row.case, shape(row), way.name, way.side, seconds(way.median), share, against(row, way, "plain")]
+                [
+                    row.case,
+                    view.shape(row),
+                    way.name,
+                    way.side,
+                    view.seconds(way.median),
+                    share,
+                    against(row, way, "plain"),
+                ]
             )
     return table(["case", "shape", "way", "side", "time", "passes / time", "best plain / this"], found)
 
 
 def growth_table(result: Result) -> str:
     rows = [
-        [one["what"], ", ".join(f"{x:g}" for x in one["x"]), ", ".join(map(seconds, one["seconds"])),
+        [one["what"], ", ".join(f"{x:g}" for x in one["x"]), ", ".join(map(view.seconds, one["seconds"])),
          f"{one['exponent']:.2f} ({one['low']:.2f} .. {one['high']:.2f})"]
         for one in result.extra.get("growth", [])
     ]  # fmt: skip
@@ -96,7 +96,7 @@ def tables(result: Result, name: str) -> str:
         f"{settings['rounds']} rounds, clock {settings['clock']}, {result.seconds:.0f} s in all "
         f"([results/{name}](results/{name}))."
     )
-    ceilings = table(["ceiling", "rate", ""], ([c.name, f"{c.rate:.3g} {c.unit}", c.detail] for c in result.ceilings))
+    ceilings = table(["ceiling", "rate", ""], ([c.name, view.ceiling(c), c.detail] for c in result.ceilings))
     ops = [row for row in result.rows if row.suite == "ops"]
     attacks = [row for row in result.rows if row.suite == "attacks"]
     parts = ["### What must be done", work_table(), "### The run", about, ceilings]

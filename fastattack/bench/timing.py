@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -59,25 +59,24 @@ def reason_of(error: Exception) -> str:
 
 def measure(trial: Trial, pace: Pace) -> Row:
     """The row of a trial: every way made, judged, and timed in turn with the floor."""
-    calls, found = {}, {}
+    calls: dict[str, Call] = {}
+    found: dict[str, Measured] = {}
     for way in trial.ways:
-        made = judged(way, trial.judge, pace.wall)
-        found[way.name] = made if isinstance(made, Measured) else made[0]
-        if not isinstance(made, Measured):
-            calls[way.name] = made[1]
+        found[way.name], call = judged(way, trial.judge, pace.wall)
+        if call is not None:
+            calls[way.name] = call
     times = interleaved({"": trial.floor, **calls}, pace)
     floor = tuple(trial.floor_scale * seconds for seconds in times.pop(""))
     for name, seconds in times.items():
-        one = found[name]
-        found[name] = Measured(name, one.side, seconds, one.off, one.first)
+        found[name] = replace(found[name], seconds=seconds)
     return Row(
         trial.suite, trial.case, trial.dtype, trial.shape, trial.layout, tuple(found.values()), floor,
         trial.floor_name, trial.bytes, trial.operations,
     )  # fmt: skip
 
 
-def judged(way: Way, judge: Callable[[Call], float], clock: Callable[[], float]) -> Measured | tuple[Measured, Call]:
-    """What became of a way that has no time, or its judgement and the call that may be timed."""
+def judged(way: Way, judge: Callable[[Call], float], clock: Callable[[], float]) -> tuple[Measured, Call | None]:
+    """What became of a way, and the call that may be timed where it has passed."""
     first = None
     try:
         call = way.make()
@@ -87,7 +86,7 @@ def judged(way: Way, judge: Callable[[Call], float], clock: Callable[[], float])
             first = clock() - began
         off = (way.judge or judge)(call)
     except Exception as error:  # whatever a peer raises: the rest goes on
-        return Measured(way.name, way.side, refused=reason_of(error))
+        return Measured(way.name, way.side, refused=reason_of(error)), None
     return Measured(way.name, way.side, off=off, first=first), call
 
 

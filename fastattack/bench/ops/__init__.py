@@ -1,5 +1,6 @@
 """Every op of the package beside plain PyTorch: one file a stem."""
 
-from .trials import DTYPES, SHAPES, STEMS, op_trials
+from .case import DTYPES
+from .trials import SHAPES, STEMS, op_trials
 
 __all__ = ["DTYPES", "SHAPES", "STEMS", "op_trials"]

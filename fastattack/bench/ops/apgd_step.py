@@ -34,16 +34,12 @@ def copied(adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: st
 
 def in_place(adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float, step: float) -> None:
     """With one buffer and the gradient's."""
+    stepped, back = (plain.linf_, project.linf_) if norm == "linf" else (plain.l2_, project.l2_)
     lag = (adv - previous).mul_(1 - MOMENTUM)
     previous.copy_(adv)
-    if norm == "linf":
-        plain.linf_(adv, grad, origin, eps, step)
-        adv.sub_(previous).mul_(MOMENTUM).add_(previous).add_(lag)
-        adv.sub_(origin).clamp_(-eps, eps).add_(origin)
-        return
-    plain.l2_(adv, grad, origin, eps, step)
-    adv.sub_(previous).mul_(MOMENTUM).add_(previous).add_(lag).sub_(origin)
-    adv.mul_((eps / plain.norm(adv).clamp_(min=plain.TINY)).clamp_(max=1)).add_(origin)
+    stepped(adv, grad, origin, eps, step)
+    adv.sub_(previous).mul_(MOMENTUM).add_(previous).add_(lag)
+    back(adv, origin, eps)
 
 
 def ours(adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, **options: Any) -> None:

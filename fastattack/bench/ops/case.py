@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Check = Callable[["Tensors", tuple[Tensor, ...]], float]
+DTYPES = ("float32", "bfloat16", "float16")
 SIDES = {"ours": 1.0, "plain": 1.0}
 
 
@@ -32,6 +33,7 @@ class OpCase:
         written: the tensors that hold the result of a function that returns None.
         restores: every call starts from the first values again, and the copy is in its time; for work that
             depends on them.
+        dtypes: storage types that the op takes.
         slack: multiple of the tolerance of the storage type that plain PyTorch needs for its intermediate results.
     """
 
@@ -49,6 +51,7 @@ class OpCase:
     written: tuple[str, ...] = ("adv",)
     restores: bool = False
     slack: float = 1.0
+    dtypes: tuple[str, ...] = DTYPES
 
 
 Tensors = dict[str, Tensor]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ... import ops
-from . import plain
+from . import plain, project
 from .case import OpCase
 from .inputs import EPS, RMS_EPS, RMS_STEP, STEP, radius
 
@@ -16,44 +16,40 @@ NAMES = ("adv", "momentum", "grad", "origin")
 DECAY = 0.9
 
 
-def turned(momentum: Tensor, grad: Tensor) -> Tensor:
-    return DECAY * momentum + grad / grad.abs().mean((1, 2, 3), keepdim=True).clamp(min=plain.TINY)
+def scaled(grad: Tensor) -> Tensor:
+    return grad / grad.abs().mean((1, 2, 3), keepdim=True).clamp_(min=plain.TINY)
 
 
-def linf(adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> tuple[Tensor, Tensor]:
-    new = turned(momentum, grad)
-    return plain.linf(adv, new, origin, eps, step), new
+def moved(
+    adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float, step: float
+) -> tuple[Tensor, Tensor]:
+    new = DECAY * momentum + scaled(grad)
+    return (plain.linf if norm == "linf" else plain.l2)(adv, new, origin, eps, step), new
 
 
-def l2(adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> tuple[Tensor, Tensor]:
-    new = turned(momentum, grad)
-    return plain.l2(adv, new, origin, eps, step), new
-
-
-def linf_(adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> None:
-    momentum.mul_(DECAY).add_(grad / grad.abs().mean((1, 2, 3), keepdim=True).clamp_(min=plain.TINY))
-    adv.add_(momentum.sign(), alpha=step).sub_(origin).clamp_(-eps, eps).add_(origin)
-
-
-def l2_(adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> None:
-    momentum.mul_(DECAY).add_(grad / grad.abs().mean((1, 2, 3), keepdim=True).clamp_(min=plain.TINY))
-    plain.l2_(adv, momentum, origin, eps, step)
+def moved_(adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float, step: float) -> None:
+    momentum.mul_(DECAY).add_(scaled(grad))
+    if norm == "linf":
+        adv.add_(momentum.sign(), alpha=step)  # the momentum is kept
+        project.linf_(adv, origin, eps)
+    else:
+        plain.l2_(adv, momentum, origin, eps, step)
 
 
 def cases(shape: tuple[int, ...]) -> list[OpCase]:
     found = []
-    for norm, forms, numbers, streams, operations in (
-        ("linf", (linf, linf_), {"eps": EPS, "step": STEP}, 7, 13),
-        ("l2", (l2, l2_), {"eps": radius(shape, RMS_EPS), "step": radius(shape, RMS_STEP)}, 10, 22),
+    for norm, eps, step, streams, operations in (
+        ("linf", EPS, STEP, 7, 13),
+        ("l2", radius(shape, RMS_EPS), radius(shape, RMS_STEP), 10, 22),
     ):
-        options: dict[str, Any] = numbers
-        out, in_place = (partial(form, **options) for form in forms)
+        options: dict[str, Any] = {"norm": norm, "eps": eps, "step": step}
+        out, in_place = partial(moved, **options), partial(moved_, **options)
         found.append(
             OpCase(
                 f"momentum_step_ {norm}",
                 "momentum_step",
                 NAMES,
-                partial(ours, norm=norm, decay=DECAY, **options),
+                partial(ours, decay=DECAY, **options),
                 {"eager": out, "eager in place": in_place},
                 {"compiled": out, "compiled in place": in_place},
                 streams=streams,

@@ -43,7 +43,7 @@ def cases(shape: tuple[int, ...]) -> list[OpCase]:
             {"eager": partial(plain.l2, **l2), "eager in place": partial(plain.l2_, **l2)},
             {
                 "compiled": partial(plain.l2, **l2),
-                "compiled in place": partial(plain.l2_copy, **l2),
+                "compiled in place": plain.written(partial(plain.l2, **l2)),
                 "compiled in place, one reduction": partial(l2_one_reduction, **l2),
             },
             streams=7, operations=17, exact=partial(plain.l2, **l2), slack=8,

@@ -50,7 +50,3 @@ def l2(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> Te
 def l2_(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> Tensor:
     adv.addcdiv_(grad, norm(grad).clamp_(min=TINY), value=step).sub_(origin)
     return adv.mul_((eps / norm(adv).clamp_(min=TINY)).clamp_(max=1)).add_(origin)
-
-
-def l2_copy(adv: Tensor, grad: Tensor, origin: Tensor, eps: float, step: float) -> None:
-    adv.copy_(l2(adv, grad, origin, eps, step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,20 +10,23 @@ import torch
 from torch import Tensor
 
 from ... import ops
-from . import plain
+from . import plain, project
 from .case import OpCase, Tensors
 from .inputs import EPS, RMS_EPS, radius
 
 NAMES = ("adv", "origin", "clean")
 
 
-def recentre(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: int = 4) -> Tensor:
+def recentre(
+    adv: Tensor, origin: Tensor, clean: Tensor, eps: float, onto: Callable[..., Tensor], rounds: int = 4
+) -> Tensor:
+    """``onto``: projects onto a ball, of project.py."""
     n, t = origin - clean, adv - clean
     dims = tuple(range(1, n.dim()))
     centre, spread = n.mean(dims, keepdim=True), n.std(dims, keepdim=True, correction=0)
     for _ in range(rounds):
         t = (t - t.mean(dims, keepdim=True)) * (spread / t.std(dims, keepdim=True, correction=0)) + centre
-        t = torch.minimum(torch.maximum(t, n - eps), n + eps)
+        t = onto(t, n, eps)
     return clean + t
 
 
@@ -35,24 +39,8 @@ def recentre_(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: in
     for _ in range(rounds):
         adv.sub_(adv.mean(dims, keepdim=True))
         adv.mul_(length / plain.norm(adv)).add_(centre)  # quicker than std, which centres again
-        adv.sub_(n).clamp_(-eps, eps).add_(n)
+        project.linf_(adv, n, eps)
     adv.add_(clean)
-
-
-def copied(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, norm: str) -> None:
-    """For torch.compile: writes adv."""
-    adv.copy_((recentre if norm == "linf" else recentre_l2)(adv, origin, clean, eps))
-
-
-def recentre_l2(adv: Tensor, origin: Tensor, clean: Tensor, eps: float, rounds: int = 4) -> Tensor:
-    n, t = origin - clean, adv - clean
-    dims = tuple(range(1, n.dim()))
-    centre, spread = n.mean(dims, keepdim=True), n.std(dims, keepdim=True, correction=0)
-    for _ in range(rounds):
-        t = (t - t.mean(dims, keepdim=True)) * (spread / t.std(dims, keepdim=True, correction=0)) + centre
-        d = t - n
-        t = n + d * (eps / plain.norm(d).clamp(min=plain.TINY)).clamp(max=1)
-    return clean + t
 
 
 def check(x: Tensors, got: tuple[Tensor, ...], eps: float, norm: str) -> float:
@@ -70,20 +58,21 @@ def check(x: Tensors, got: tuple[Tensor, ...], eps: float, norm: str) -> float:
 
 def cases(shape: tuple[int, ...]) -> list[OpCase]:
     found = []
-    for norm, eps, plain_ways, streams, operations in (
-        ("linf", EPS / 2, {"eager x4": recentre, "eager in place x4": recentre_}, 9, 30),
-        ("l2", radius(shape, RMS_EPS), {"eager x4": recentre_l2}, 9, 25),
+    for norm, eps, onto, streams, operations in (
+        ("linf", EPS / 2, project.linf, 9, 30),
+        ("l2", radius(shape, RMS_EPS), project.l2, 9, 25),
     ):
         numbers: dict[str, Any] = {"eps": eps}
-        ways = {name: partial(function, **numbers) for name, function in plain_ways.items()}
+        out = partial(recentre, onto=onto, **numbers)
+        in_place = {"eager in place x4": partial(recentre_, **numbers)} if norm == "linf" else {}
         found.append(
             OpCase(
                 f"preserve_noise_ {norm}",
                 "preserve_noise",
                 NAMES,
                 partial(ops.preserve_noise_, norm=norm, **numbers),
-                ways,
-                {"compiled x4": ways["eager x4"], "compiled in place x4": partial(copied, norm=norm, **numbers)},
+                {"eager x4": out, **in_place},
+                {"compiled x4": out, "compiled in place x4": plain.written(out)},
                 streams=streams,
                 operations=operations,
                 check=partial(check, norm=norm, **numbers),

@@ -38,18 +38,15 @@ def l2_(adv: Tensor, origin: Tensor, eps: float) -> None:
     adv.mul_((eps / plain.norm(adv).clamp_(min=plain.TINY)).clamp_(max=1)).add_(origin)
 
 
-def l2_copy(adv: Tensor, origin: Tensor, eps: float) -> None:
-    adv.copy_(l2(adv, origin, eps))
-
-
 def cases(shape: tuple[int, ...]) -> list[OpCase]:
     found = []
     for norm, eps, forms, streams, operations in (
-        ("linf", EPS / 2, (linf, linf_, linf_copy), 3, 6),
-        ("l2", radius(shape, RMS_EPS), (l2, l2_, l2_copy), 5, 8),
+        ("linf", EPS / 2, (linf, linf_), 3, 6),
+        ("l2", radius(shape, RMS_EPS), (l2, l2_), 5, 8),
     ):
         numbers: dict[str, Any] = {"eps": eps}
-        out, in_place, copy = (partial(form, **numbers) for form in forms)
+        out, in_place = (partial(form, **numbers) for form in forms)
+        copy = partial(linf_copy, **numbers) if norm == "linf" else plain.written(partial(l2, **numbers))
         found.append(
             OpCase(
                 f"project_ {norm}",

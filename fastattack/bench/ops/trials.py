@@ -14,7 +14,7 @@ from torch import Tensor
 from ...ops import dispatch
 from ..ceilings import stream
 from ..trial import Call, Trial, Way, Wrong
-from .case import OpCase, Tensors, off_by, outputs, tolerance
+from .case import DTYPES, OpCase, Tensors, off_by, outputs, tolerance
 from .inputs import tensors
 
 STEMS = (
@@ -33,11 +33,8 @@ STEMS = (
     "l1",
 )
 SHAPES = ((1, 1, 64, 64), (4, 3, 128, 128), (32, 3, 256, 256), (64, 3, 512, 512))
-DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = {"cpu": ("cpu",), "cuda": ("cuda", "triton", "cupy")}
 """Those that one would use there: the reference is an oracle, Triton's interpreter a debugger."""
-GRIDS = ("float32",)
-"""Types in which quantise_ has a grid."""
 
 
 def cases_of(shape: tuple[int, ...], only: Sequence[str] = ()) -> list[OpCase]:
@@ -63,16 +60,14 @@ def op_trials(
     Args:
         device: "cpu" or "cuda".
         shapes: of the images.
-        dtypes: storage types by name; quantise_ has float32 alone.
+        dtypes: storage types by name; of these a case has those that its op takes.
         layouts: see `inputs.LAYOUTS`.
         only: parts of labels, or stems.
         compile: with the ways of torch.compile, which cost ten seconds and more each.
     """
     for shape in shapes:
         for case in cases_of(shape, only):
-            for dtype in dtypes:
-                if case.stem == "quantise" and dtype not in GRIDS:
-                    continue
+            for dtype in (one for one in dtypes if one in case.dtypes):
                 for layout in layouts:
                     yield partial(op_trial, case, shape, dtype, layout=layout, device=device, compile=compile)
 
