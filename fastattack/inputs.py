@@ -46,6 +46,17 @@ def check_clean(target: Any, origin: Tensor, mask: Tensor | None) -> Tensor:
     return target
 
 
+def check_start(start: Any, origin: Tensor) -> None:
+    """Where an attack shall begin: None, or finite numbers like the input."""
+    if start is None:
+        return
+    if not isinstance(start, Tensor):
+        raise TypeError(f"start: wanted a tensor like the input, or None, got {type(start).__name__}")
+    check.require_alike("the input", origin, ("start", start))
+    if not bool(start.isfinite().all()):
+        raise ValueError("start: wanted finite numbers, got NaN or infinity")
+
+
 def misfit(models: Sequence[Any], origin: Tensor, target: Any) -> str:
     """What is elsewhere, or of another type, than the input; "" where nothing is.
 

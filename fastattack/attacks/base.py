@@ -215,6 +215,7 @@ class Attack:
         *,
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
+        start: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> AttackResult:
         """Attack the batch x.
@@ -224,6 +225,8 @@ class Attack:
             target: what the objective compares the output with: clean images like x, or labels (B,).
             mask: broadcastable to x, 0 keeps the pixel as it is.
             sample_ids: (B,) integers that name the samples, so that a batch split changes no random start.
+            start: like x, where the attack begins instead of at x or at a random point; it is projected onto the
+                threat first. With restarts, the others begin at random points.
             progress: called after each gradient with a `Progress`.
 
         Raises:
@@ -231,7 +234,9 @@ class Attack:
             NonFiniteError: the model or the objective gave NaN or infinity; step and sample are named.
             MemoryError: ``max_batch`` samples, or one, do not fit in memory.
         """
-        found = self._outcome(x, target, with_loss=True, mask=mask, sample_ids=sample_ids, progress=progress)
+        found = self._outcome(
+            x, target, with_loss=True, mask=mask, sample_ids=sample_ids, start=start, progress=progress
+        )
         before = after = None
         if isinstance(target, Tensor) and target.is_floating_point() and target.shape == x.shape:
             backend = self.schedule.backend
@@ -257,12 +262,13 @@ class Attack:
         with_loss: bool,
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
+        start: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> engine.Outcome:
         return engine.attack(
             self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule,
             rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth,
-            mask=mask, sample_ids=sample_ids, progress=progress, speed=self.speed,
+            mask=mask, sample_ids=sample_ids, start=start, progress=progress, speed=self.speed,
             with_loss=with_loss,
         )  # fmt: skip
 

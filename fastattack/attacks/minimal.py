@@ -149,6 +149,7 @@ class SmallestWalk(Walk):
     """Successes before failures, smaller ones before larger ones."""
 
     tells_success = True
+    free_start = False
 
     def start(self, restart: int) -> None:
         self.adv.copy_(self.job.origin)

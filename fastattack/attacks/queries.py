@@ -44,6 +44,7 @@ class Proposing(Walk):
 
     needs_gradient = False
     last_look = False
+    free_start = False
     draws = 0
 
     def __init__(self, job: Job) -> None:

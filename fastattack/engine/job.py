@@ -36,6 +36,7 @@ class Job:
     table: Backend
     ids: Tensor
     judged: bool = True
+    begin: Tensor | None = None
     best: Tensor = field(init=False)
     best_loss: Tensor = field(init=False)
     best_value: Tensor = field(init=False)
@@ -81,8 +82,10 @@ class Job:
     # -- geometry ------------------------------------------------------------------------------------------------------
 
     def start(self, adv: Tensor, restart: int) -> None:
-        """adv <- a random point of the threat, or its centre."""
-        if self.schedule.random_start:
+        """adv <- the given start (in the first restart), a random point of the threat, or its centre."""
+        if self.begin is not None and restart == 0:
+            self.project(adv.copy_(self.begin))
+        elif self.schedule.random_start:
             seed = self.schedule.restart_seed(restart)
             l1.random_start(
                 self.table, adv, self.origin, self.norm, self.eps, self.bounds, seed, self.ids, mask=self.mask
@@ -229,7 +232,7 @@ class Job:
     def rows(self, index: Tensor) -> Job:
         """A job of fewer samples, with what was found for them."""
 
-        names = ("origin", "target", "clean", "mask", "eps", "step", "share", "ids")
+        names = ("origin", "target", "clean", "mask", "eps", "step", "share", "ids", "begin")
         found = replace(self, **{name: rows_of(getattr(self, name), index, self.batch) for name in names})
         for name in (*self.STATE, "reference", "reference_success", "stale"):
             setattr(found, name, rows_of(getattr(self, name), index, self.batch))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..fast import Prepared, Speed
 from ..guard import fresh, left_as_found, rows_of
-from ..inputs import check_clean, check_data, check_grid, check_input, check_target, dense, misfit
+from ..inputs import check_clean, check_data, check_grid, check_input, check_start, check_target, dense, misfit
 from ..objectives import Objective
 from ..objectives.perceptual import remembering
 from ..ops import check
@@ -33,6 +33,8 @@ _PLAIN = Speed()
 
 def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
     walk = rule(job)
+    if job.begin is not None and not walk.free_start:
+        raise ValueError("start: wanted None for an attack that chooses where it begins, got a tensor")
     for restart in range(job.schedule.restarts):
         try:
             job.fresh_start()
@@ -198,6 +200,7 @@ def attack(
     wrap: Callable[[Source, Backend], Source] | None = None,
     mask: Tensor | None = None,
     sample_ids: Tensor | None = None,
+    start: Tensor | None = None,
     progress: Report = None,
     speed: Speed = _PLAIN,
     with_loss: bool = True,
@@ -216,6 +219,7 @@ def attack(
         wrap: makes another source of the one that model, view and smooth make.
         mask: broadcastable to origin, 0 keeps the pixel.
         sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
+        start: like origin, where the first restart begins, once it is projected onto the threat; later ones at random.
         speed: how gradients are made, see `Speed`.
         with_loss: False leaves out the forward pass that judges the last iterate where keep="last" returns it anyway
             (one restart); the loss is NaN then.
@@ -243,6 +247,7 @@ def attack(
     where = check.mask_of(mask, origin)
     given = check.ids_of(sample_ids, origin)
     ids = torch.arange(batch, device=origin.device) if given is None else given
+    check_start(start, origin)
     bounds = check.bounds_of(threat.bounds, origin.dtype)
     check_grid(origin, threat)
     source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth, speed=speed)
@@ -254,6 +259,7 @@ def attack(
             rows_of(where, rows, batch), rows_of(eps, rows, batch), rows_of(step, rows, batch),
             rows_of(share, rows, batch), bounds, table, ids[rows],
             judged=with_loss or schedule.keep == "best" or schedule.restarts > 1,
+            begin=rows_of(begin, rows, batch),
         )  # fmt: skip
 
     with ExitStack() as stack:
@@ -265,6 +271,7 @@ def attack(
         own = dense(fresh(origin))
         goal = fresh(target) if isinstance(target, Tensor) else target
         known = None if clean is None else dense(fresh(clean))
+        begin = None if start is None else fresh(start)
         stack.enter_context(_told(source.models, origin, target))
         jobs, complete = _in_parts(job_of, batch, rule, schedule, progress)
 

@@ -25,6 +25,7 @@ class Walk:
     Attributes:
         needs_gradient: ``learn`` gets a gradient; False for black-box attacks.
         last_look: ``point(steps)`` is asked for; False where a step more would be a query more.
+        free_start: the walk may begin at a point that the caller gives.
         tells_success: ``score`` tells successes from failures. Then, and with stop="success", every loss that it and
             ``learn`` get is that of the model as it is, at the price of a forward pass where gradients are made in
             reduced precision.
@@ -34,6 +35,7 @@ class Walk:
 
     needs_gradient = True
     last_look = True
+    free_start = True
     tells_success = False
     taken = 0
 
