@@ -68,6 +68,19 @@ def test_against_loops(shape):
     np.testing.assert_allclose(objectives.dlr_targeted(logits, labels), want, rtol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (3, 5, 2, 3)])
+def test_divergence_of_two_outputs(shape):
+    g = torch.Generator().manual_seed(11)
+    output, target = (3 * torch.randn(shape, generator=g, dtype=torch.float64) for _ in range(2))
+    p, q = (np.exp(z - z.max(1, keepdims=True)) for z in (target.numpy(), output.numpy()))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    want = (p * np.log(p / q)).sum(1).reshape(shape[0], -1).mean(1)
+    np.testing.assert_allclose(objectives.kl_divergence(output, target), want, rtol=1e-9)
+    assert objectives.kl_divergence(output, output).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="target: wanted logits"):
+        objectives.kl_divergence(output, target[:, :4])
+
+
 def test_signs():
     right, wrong = torch.tensor([[5.0, 1, 0, -1]]), torch.tensor([[1.0, 5, 0, -1]])
     label = torch.tensor([0])

@@ -27,6 +27,10 @@ def logits_of(output: Any, name: str, least: int = 2) -> Tensor:
     return widened(output)
 
 
+class LabelRange(ValueError, IndexError):
+    """Labels that no logit belongs to; torch raises IndexError for them."""
+
+
 def labels_of(target: Any, logits: Tensor, per_position: tuple[int, ...] = ()) -> Tensor:
     """Labels (B, *per_position, ...) in int64."""
     if not isinstance(target, Tensor):
@@ -36,7 +40,7 @@ def labels_of(target: Any, logits: Tensor, per_position: tuple[int, ...] = ()) -
         raise ValueError(f"target: wanted integer labels of shape {wanted}, got {tuple(target.shape)} {target.dtype}")
     labels = target.long()
     if labels.device.type == "cpu" and bool(((labels >= logits.shape[1]) | (labels < 0) & (labels != IGNORED)).any()):
-        raise ValueError(
+        raise LabelRange(
             f"target: wanted labels from 0 to {logits.shape[1] - 1}, got {labels.min().item()} to {labels.max().item()}"
         )
     return labels
@@ -63,6 +67,20 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of logits (B, classes, ...) to labels (B, ...) int64."""
     logits = logits_of(output, "cross_entropy", least=1)
     return sample_mean(functional.cross_entropy(logits, labels_of(target, logits), reduction="none"))
+
+
+def kl_divergence(output: Tensor, target: Tensor) -> Tensor:
+    """KL(softmax(target) || softmax(output)) of logits (B, classes, ...): how far an output has gone from another one.
+
+    The loss of TRADES (Zhang et al., arXiv 1901.08573, section 4), where target is the output for the clean image.
+    """
+    logits = logits_of(output, "kl_divergence", least=1)
+    if not isinstance(target, Tensor) or target.shape != output.shape:
+        got = tuple(target.shape) if isinstance(target, Tensor) else type(target).__name__
+        raise ValueError(f"target: wanted logits {tuple(output.shape)} as the output's, got {got}")
+    wanted = target.detach().to(logits).log_softmax(1)
+    each = functional.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True)
+    return sample_mean(each.sum(1))
 
 
 @dataclass(frozen=True, kw_only=True)

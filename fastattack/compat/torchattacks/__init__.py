@@ -1,0 +1,46 @@
+"""Drop-in for torchattacks 3.5: ``import fastattack.compat.torchattacks as torchattacks``.
+
+The same classes, arguments, modes and conventions, on this project's engine; docs/compat.md has what is the same to
+rounding, what is better, and what is not here.
+"""
+
+from typing import NoReturn
+
+from .attack import Attack
+from .gradient import BIM, EOTPGD, FFGSM, FGSM, GN, PGD, PGDL2, RFGSM, TPGD, VANILA
+from .multiattack import MultiAttack
+from .search import CW, Square
+from .transfer import DIFGSM, MIFGSM, NIFGSM, TIFGSM, UPGD
+
+__all__ = [
+    "BIM",
+    "CW",
+    "DIFGSM",
+    "EOTPGD",
+    "FFGSM",
+    "FGSM",
+    "GN",
+    "MIFGSM",
+    "NIFGSM",
+    "PGD",
+    "PGDL2",
+    "RFGSM",
+    "TIFGSM",
+    "TPGD",
+    "UPGD",
+    "VANILA",
+    "Attack",
+    "MultiAttack",
+    "Square",
+]
+
+_THEIRS = (
+    "DeepFool", "EADEN", "EADL1", "JSMA", "Jitter", "LGV", "OnePixel", "PGDRS", "PGDRSL2", "PIFGSM", "PIFGSMPP",
+    "Pixle", "SINIFGSM", "SPSA", "SparseFool", "VMIFGSM", "VNIFGSM",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name in _THEIRS:
+        raise AttributeError(f"{__name__} has no {name} (docs/compat.md says why); torchattacks itself has it")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,72 @@
+"""What is refused: with the exception that torch raises inside torchattacks, where it raises one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def images(value: Any) -> None:
+    """A batch of floating images.
+
+    Raises:
+        AttributeError: no tensor. RuntimeError: whole numbers, which torch cannot differentiate. ValueError: NaN.
+    """
+    if not isinstance(value, Tensor):
+        raise AttributeError(f"inputs: wanted a tensor of images (B, C, H, W), got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise RuntimeError(f"inputs: wanted floating images in [0, 1], got {value.dtype}; divide by 255")
+
+
+def range_of(value: Tensor, normalised: bool) -> None:
+    """Pixels from 0 to 1; torchattacks clips others, and its perturbation is no longer small."""
+    if value.numel() == 0:
+        return
+    low, high = (v.item() for v in value.aminmax())
+    slack = 1e-5 if normalised else 0.0  # what normalisation and its inverse round
+    if not (low >= -slack and high <= 1 + slack):  # NaN is neither
+        how = "are mean and std those of the inputs?" if normalised else "for normalised ones: set_normalization_used"
+        raise ValueError(f"inputs: wanted images in [0, 1], got {low:g} to {high:g} ({how})")
+
+
+def labels(value: Any, inputs: Tensor) -> None:
+    """Class indices (B,).
+
+    Raises:
+        AttributeError: no tensor. RuntimeError: floating labels. ValueError: another number of them than of images, or
+            an image: torch would take it for probabilities of classes.
+    """
+    if not isinstance(value, Tensor):
+        raise AttributeError(f"labels: wanted a tensor of class indices (B,), got {type(value).__name__}")
+    if value.is_floating_point() and value.dim() > 1:
+        raise ValueError(
+            f"labels: wanted class indices (B,), got {tuple(value.shape)} {value.dtype}; for a target image attack "
+            "with fastattack.PGD(model, objective=fastattack.objectives.mse, ...) or fastattack.DenoisingPGD"
+        )
+    if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+        raise RuntimeError(f"labels: wanted whole numbers, got {value.dtype}")
+    if value.dim() == 0 or len(value) != len(inputs):
+        raise ValueError(f"labels: wanted {len(inputs)} of them as there are images, got {tuple(value.shape)}")
+
+
+def numbers(attack: Any) -> None:
+    """The sizes that an attack has among its attributes, where a user may have changed them since.
+
+    Raises:
+        TypeError: no number. ValueError: one that cannot be.
+    """
+    for name in ("eps", "alpha", "std"):
+        value = getattr(attack, name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name}: wanted a number, got {value!r}")
+        if not 0 <= value < math.inf or (name == "alpha" and value == 0 and hasattr(attack, name)):
+            raise ValueError(f"{name}: wanted a finite number {'> 0' if name == 'alpha' else '>= 0'}, got {value!r}")
+    for name, least in (("steps", 0), ("eot_iter", 1), ("n_restarts", 1), ("n_queries", 1)):
+        value = getattr(attack, name, least)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name}: wanted a whole number, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
