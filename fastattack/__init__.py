@@ -21,7 +21,10 @@ if TYPE_CHECKING:
         MIFGSM,
         NIFGSM,
         PGD,
+        SINIFGSM,
         TIM,
+        VMIFGSM,
+        VNIFGSM,
         AttackResult,
         CosPGD,
         DenoisingPGD,
@@ -56,7 +59,10 @@ __all__ = [
     "MIFGSM",
     "NIFGSM",
     "PGD",
+    "SINIFGSM",
     "TIM",
+    "VMIFGSM",
+    "VNIFGSM",
     "AttackResult",
     "BackendUnavailable",
     "CosPGD",
@@ -100,8 +106,8 @@ __all__ = [
 
 _NAMES = {
     "adapters": "with_sigma",
-    "attacks": "APGD BIM CW DDN DIM FGSM FMN MIFGSM NIFGSM PGD TIM AttackResult CosPGD DenoisingPGD FeaturePGD"
-    " LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
+    "attacks": "APGD BIM CW DDN DIM FGSM FMN MIFGSM NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult CosPGD"
+    " DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve TransferMatrix robustness_curve transfer_matrix",

@@ -223,6 +223,8 @@ def test_random_diversity_repeats_with_the_seed_and_stays_in_the_ball(net):
         lambda: ours.DIFGSM(net, steps=4, resize_rate=0.7, diversity_prob=0.9),
         lambda: ours.TIFGSM(net, steps=4, resize_rate=0.7),
         lambda: ours.NIFGSM(net, steps=4),
+        lambda: ours.VMIFGSM(net, steps=4, N=2),
+        lambda: ours.VNIFGSM(net, steps=4, N=2),
     ):
         first, again = same_seed(make(), images, labels), same_seed(make(), images, labels)
         assert torch.equal(first, again)
@@ -233,13 +235,16 @@ def test_random_diversity_repeats_with_the_seed_and_stays_in_the_ball(net):
     assert not torch.equal(same_seed(ours.DIFGSM(net, steps=4, diversity_prob=1.0), images, labels), plain)
 
 
-def test_nifgsm_climbs_as_far_as_torchattacks(net, theirs):
+@pytest.mark.parametrize("name", ["NIFGSM", "SINIFGSM", "VMIFGSM", "VNIFGSM"])
+def test_attacks_that_look_elsewhere_climb_as_far_as_torchattacks(net, theirs, name):
     images, labels = batch()
     loss = [
-        nn.functional.cross_entropy(net(lib.NIFGSM(net, 0.03, 0.01, 8)(images, labels)), labels).item()
+        nn.functional.cross_entropy(
+            net(same_seed(getattr(lib, name)(net, 0.03, 0.01, 8), images, labels)), labels
+        ).item()
         for lib in (theirs, ours)
     ]
-    assert loss[1] >= loss[0] - 1e-3
+    assert loss[1] >= loss[0] * 0.98
 
 
 def test_cw_finds_smaller_or_equal_perturbations(net, theirs):

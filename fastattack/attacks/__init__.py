@@ -11,6 +11,7 @@ from .simba import SimBA
 from .square import Square
 from .transfer import DIM, MIFGSM, NIFGSM, TIM
 from .universal import Universal, UniversalResult
+from .variance import SINIFGSM, VMIFGSM, VNIFGSM
 
 __all__ = [
     "APGD",
@@ -23,7 +24,10 @@ __all__ = [
     "MIFGSM",
     "NIFGSM",
     "PGD",
+    "SINIFGSM",
     "TIM",
+    "VMIFGSM",
+    "VNIFGSM",
     "Attack",
     "AttackResult",
     "CosPGD",

@@ -10,7 +10,7 @@ from .attack import Attack
 from .gradient import BIM, EOTPGD, FFGSM, FGSM, GN, PGD, PGDL2, RFGSM, TPGD, VANILA
 from .multiattack import MultiAttack
 from .search import CW, Square
-from .transfer import DIFGSM, MIFGSM, NIFGSM, TIFGSM, UPGD
+from .transfer import DIFGSM, MIFGSM, NIFGSM, SINIFGSM, TIFGSM, UPGD, VMIFGSM, VNIFGSM
 
 __all__ = [
     "BIM",
@@ -25,10 +25,13 @@ __all__ = [
     "PGD",
     "PGDL2",
     "RFGSM",
+    "SINIFGSM",
     "TIFGSM",
     "TPGD",
     "UPGD",
     "VANILA",
+    "VMIFGSM",
+    "VNIFGSM",
     "Attack",
     "MultiAttack",
     "Square",
@@ -36,7 +39,7 @@ __all__ = [
 
 _THEIRS = (
     "DeepFool", "EADEN", "EADL1", "JSMA", "Jitter", "LGV", "OnePixel", "PGDRS", "PGDRSL2", "PIFGSM", "PIFGSMPP",
-    "Pixle", "SINIFGSM", "SPSA", "SparseFool", "VMIFGSM", "VNIFGSM",
+    "Pixle", "SPSA", "SparseFool",
 )  # fmt: skip
 
 

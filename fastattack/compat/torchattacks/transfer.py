@@ -169,6 +169,63 @@ class TIFGSM(_Momentum):
         return smoothing_kernel(self.len_kernel, kind=self.kernel_name, sigma=sigma)
 
 
+class SINIFGSM(_Momentum):
+    """SI-NI-FGSM (arXiv 1908.06281): NI-FGSM with the mean gradient of m copies, each half as bright as the one before.
+
+    The point ahead is brought into the ball before the model sees it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        eps: float = 8 / 255,
+        alpha: float = 2 / 255,
+        steps: int = 10,
+        decay: float = 1.0,
+        m: int = 5,
+    ) -> None:
+        super().__init__("SINIFGSM", model)
+        self.eps = eps
+        self.steps = steps
+        self.decay = decay
+        self.alpha = alpha
+        self.m = m
+        self.supported_mode = [*_BOTH]
+
+    def forward(self, images: Tensor, labels: Any) -> Tensor:  # type: ignore[override]
+        images, _, goal = self._ready(images, labels)
+        return self._steps(ours.SINIFGSM, images, goal, copies=self.m)
+
+
+class VMIFGSM(_Momentum):
+    """VMI-FGSM (arXiv 2103.15571): MI-FGSM with the gradient's variance among N neighbours within beta eps."""
+
+    _kind: Callable[..., Any] = ours.VMIFGSM
+
+    def __init__(
+        self, model: Model, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, decay: float = 1.0,
+        N: int = 5, beta: float = 3 / 2,
+    ) -> None:  # fmt: skip
+        super().__init__(type(self).__name__, model)
+        self.eps = eps
+        self.steps = steps
+        self.decay = decay
+        self.alpha = alpha
+        self.N = N
+        self.beta = beta
+        self.supported_mode = [*_BOTH]
+
+    def forward(self, images: Tensor, labels: Any) -> Tensor:  # type: ignore[override]
+        images, _, goal = self._ready(images, labels)
+        return self._steps(type(self)._kind, images, goal, neighbours=self.N, spread=self.beta, seed=seed())
+
+
+class VNIFGSM(VMIFGSM):
+    """VNI-FGSM (arXiv 2103.15571): VMI-FGSM that looks one step of momentum ahead, inside the ball."""
+
+    _kind = ours.VNIFGSM
+
+
 class UPGD(_Momentum):
     """PGD, MI-FGSM and EOT in one: ``loss`` "ce", "dlr" or "margin", momentum ``decay``, ``eot_iter`` passes a step."""
 
