@@ -175,7 +175,7 @@ def test_bad_input_is_named(given: dict[str, object], message: str) -> None:
 
 
 def test_unknown_cases_are_named() -> None:
-    with pytest.raises(ValueError, match=r"name: wanted one of embedded, .*, resnet18, got 'vgg'"):
+    with pytest.raises(ValueError, match=r"name: wanted one of embedded, .*, resnet18-224, got 'vgg'"):
         case_of("vgg", shared=None)
 
 

@@ -169,7 +169,7 @@ def test_ceilings() -> None:
 
 def test_settings() -> None:
     for options, words in (
-        ({"suite": "kernels"}, "suite: wanted one of ops, attacks, growth, all, got 'kernels'"),
+        ({"suite": "kernels"}, "suite: wanted one of ops, attacks, layers, growth, all, got 'kernels'"),
         ({"device": "tpu"}, "device: wanted cpu or cuda, got 'tpu'"),
         ({"threads": 0}, "threads: wanted 1 or more, got 0"),
         ({"dtypes": ("int8",)}, "dtypes: wanted some of float32, bfloat16, float16, got int8"),
@@ -300,7 +300,7 @@ def test_a_second_interrupt_costs_no_results(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--suite", "kernels"], "suite: wanted one of ops, attacks, growth, all"),
+        (["--suite", "kernels"], "suite: wanted one of ops, attacks, layers, growth, all"),
         (["--shape", "4x4"], "shapes: wanted (B, C, H, W)"),
         (["--shape", "many"], "shape: wanted BxCxHxW such as 4x3x64x64, got 'many'"),
         (["--suite", "ops", "--only", "teapot", "--quick"], "only: no case of the suite 'ops' has such a name: teapot"),

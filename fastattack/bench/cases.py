@@ -16,7 +16,7 @@ from ..images import find_images, read_image
 from .classifier import resnet18
 
 DENOISERS = ("embedded", "dncnn", "ffdnet", "n2n", "ecndnet")
-NAMES = (*DENOISERS, "resnet18")
+NAMES = (*DENOISERS, "resnet18", "resnet18-224")
 FILES = {
     "dncnn": "dncnn_gray_sigma25.safetensors",
     "ffdnet": "ffdnet_gray.safetensors",
@@ -55,7 +55,7 @@ class Case:
         objective: one loss for each sample, to climb; ours.
         by_hand: the same in plain PyTorch without checks, as the plain loops climb it.
         steps: gradients that an attack may take.
-        eps: radius of the linf ball; ``step``: length of a step; both on the scale of x.
+        eps: radius of the ball, of ``norm``; ``step``: length of a step; both on the scale of x.
         bounds: for every way the same; those of a classifier's images, to which some peers always clip.
         measure: by what results are judged, where that is not ``by_hand``.
     """
@@ -70,6 +70,7 @@ class Case:
     step: float = 1 / 255
     bounds: tuple[float, float] | None = None
     measure: Loss | None = None
+    norm: str = "linf"
 
     def loss(self, x: Tensor) -> float:
         """What an attack has reached: the mean over the samples, by the model as it is."""
@@ -79,15 +80,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Size:
-    """Of the inputs: crops of side x side pixels for a denoiser, square images for the classifier."""
+    """Of the inputs: crops of side x side pixels for a denoiser, square images for the classifiers."""
 
     count: int = 4
     side: int = 128
     labelled: int = 16
     labelled_side: int = 32
+    large: int = 4
+    large_side: int = 224
 
 
-FULL, QUICK = Size(), Size(2, 32, 2, 16)
+FULL, QUICK = Size(), Size(2, 32, 2, 16, 2, 64)
 
 
 def case_of(name: str, *, shared: Path | None, steps: int = 10, device: str = "cpu", size: Size = FULL) -> Case:
@@ -103,7 +106,11 @@ def case_of(name: str, *, shared: Path | None, steps: int = 10, device: str = "c
     """
     if name not in NAMES:
         raise ValueError(f"name: wanted one of {', '.join(NAMES)}, got {name!r}")
-    return classified(steps, device, size) if name == "resnet18" else denoised(name, shared, steps, device, size)
+    if name == "resnet18":
+        return classified(resnet18(), steps, device, size.labelled, size.labelled_side)
+    if name == "resnet18-224":
+        return classified(resnet18(large=True), steps, device, size.large, size.large_side)
+    return denoised(name, shared, steps, device, size)
 
 
 def denoised(name: str, shared: Path | None, steps: int, device: str, size: Size) -> Case:
@@ -140,14 +147,13 @@ def untrained(name: str) -> nn.Module:
         return makers[name]()
 
 
-def classified(steps: int, device: str, size: Size) -> Case:
+def classified(model: nn.Module, steps: int, device: str, count: int, side: int) -> Case:
     """Random labels but those that the network gives, which has not learnt any: every sample counts as misclassified
     from the start, and peers that stop at or return such points alone go all the way."""
     draw = torch.Generator().manual_seed(0)
-    x = torch.rand(size.labelled, 3, size.labelled_side, size.labelled_side, generator=draw)
-    model = resnet18()
+    x = torch.rand(count, 3, side, side, generator=draw)
     with torch.no_grad():
-        labels = (model(x).argmax(1) + torch.randint(1, 10, (size.labelled,), generator=draw)) % 10
+        labels = (model(x).argmax(1) + torch.randint(1, 10, (count,), generator=draw)) % 10
     return Case(
         model.to(device), x.to(device), labels.to(device), objectives.cross_entropy, entropy, steps, bounds=(0.0, 1.0)
     )  # fmt: skip

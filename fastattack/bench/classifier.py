@@ -26,9 +26,12 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    def __init__(self, classes: int = 10) -> None:
+    """``large``: with the stem for images of ImageNet's size, which takes every fourth pixel."""
+
+    def __init__(self, classes: int = 10, *, large: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.large = large
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False) if large else nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         widths, layers = [64, 64, 128, 256, 512], []
         for k, (before, width) in enumerate(pairwise(widths)):
@@ -38,15 +41,16 @@ class ResNet18(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = functional.max_pool2d(out, 3, 2, 1) if self.large else out
         logits: Tensor = self.linear(self.layers(out).mean((2, 3)))
         return logits
 
 
-def resnet18(seed: int = 0) -> ResNet18:
+def resnet18(seed: int = 0, *, large: bool = False) -> ResNet18:
     """In eval mode, with statistics of random images so that no layer dies."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        model = ResNet18()
+        model = ResNet18(large=large)
         with torch.no_grad():
             for _ in range(3):
                 model(torch.rand(16, 3, 32, 32))

@@ -23,6 +23,9 @@ REDUCED = {"tf32": 1e-2, "bf16": 5e-2, "fp16": 2e-2}
 an attack loses strength by it. They have 10, 7 and 10 bits of mantissa, and fp16 loses small numbers beside."""
 
 
+ORDERS = {"linf": float("inf"), "l2": 2}
+
+
 @dataclass(frozen=True)
 class Run:
     """An attack that can be called again and again; gives the adversarial images.
@@ -83,7 +86,7 @@ class Judge:
             what = f"{adv.dtype} {tuple(adv.shape)}" if isinstance(adv, Tensor) else type(adv).__name__
             raise Wrong(f"wanted {case.x.dtype} {tuple(case.x.shape)}, got {what}")
         adv = adv.detach()
-        far = (adv - case.x).abs().max().item()
+        far = torch.linalg.vector_norm((adv - case.x).flatten(1), ORDERS[case.norm], dim=1).max().item()
         if not far <= case.eps * (1 + 1e-4):  # a plain loop rounds to nearest: origin + eps can lie beyond
             raise Wrong(f"{who} {far:.6g} from the input, eps is {case.eps:.6g}")
         low, high = (adv.min().item(), adv.max().item())

@@ -20,7 +20,7 @@ from .result import Ceiling, Result, Row
 from .timing import Pace, measure, reason_of
 from .trial import Trial
 
-SUITES = ("ops", "attacks", "growth", "all")
+SUITES = ("ops", "attacks", "layers", "growth", "all")
 QUICK_SHAPES = ((1, 1, 64, 64), (2, 3, 128, 128))
 LAYOUT_SHAPE = (32, 3, 256, 256)
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUPY_CACHE_DIR")
@@ -33,7 +33,8 @@ class Settings:
     """What to measure.
 
     Args:
-        suite: "ops", "attacks", "growth" (how cost grows with pixels, batch, steps and models) or "all".
+        suite: "ops", "attacks", "layers" (the drop-in layers beside the originals), "growth" (how cost grows with
+            pixels, batch, steps and models) or "all".
         device: "cpu" or "cuda".
         quick: small inputs and few rounds, to see that all works; its times say little.
         only: parts of the cases' names; all of them without.
@@ -201,6 +202,10 @@ def makers(settings: Settings) -> Iterator[Maker]:
             only=settings.only,
             compile=settings.compile,
         )
+    if settings.suite in ("layers", "all"):
+        from .layers import layer_trials
+
+        yield from layer_trials(device=settings.device, quick=settings.quick, only=settings.only)
 
 
 def growth_of(settings: Settings) -> dict[str, Any]:

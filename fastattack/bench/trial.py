@@ -38,7 +38,7 @@ class Trial:
     """A row before it is measured.
 
     Args:
-        suite: "ops" or "attacks".
+        suite: "ops", "attacks" or "layers".
         case: what is done ("pgd_step_ linf").
         dtype: storage type of the tensors ("float32").
         shape: of the images, (B, C, H, W).

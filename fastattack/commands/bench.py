@@ -16,7 +16,7 @@ _OPTION = typer.Option
 
 
 def bench(
-    suite: Annotated[str, _OPTION(help="ops, attacks, growth (of cost with size) or all")] = "all",
+    suite: Annotated[str, _OPTION(help="ops, attacks, layers (drop-in), growth (of cost with size) or all")] = "all",
     device: Annotated[str, _OPTION(help="cpu or cuda; auto is the GPU where there is one")] = "cpu",
     quick: Annotated[bool, _OPTION("--quick", help="a minute, to see that all works; its times say little")] = False,
     out: Annotated[Path | None, _OPTION(help="folder for bench.json, table.txt, figures and report.html")] = None,
