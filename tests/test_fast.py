@@ -130,6 +130,23 @@ def test_parameters_are_shared_where_nothing_changes():
     assert isinstance(model[1], nn.BatchNorm2d)
 
 
+def test_convolutions_are_laid_out_for_channels_last_and_the_model_s_own_stay():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 3, 3), nn.Conv2d(3, 3, 3)).eval()
+    before = [p.detach().clone() for p in model.parameters()]
+    twin = fold.folded(model, [], images=True)
+    x = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(twin(x), model(x))
+    assert twin(x).is_contiguous(memory_format=torch.channels_last)
+    laid = not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    for name in ("0", "1", "2"):
+        weight = twin.get_submodule(name).weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) is laid
+    for now, old in zip(model.parameters(), before, strict=True):
+        assert now.is_contiguous()
+        assert now.requires_grad
+        assert torch.equal(now, old)
+
+
 def in_place(model):
     with torch.no_grad():
         model[0].weight.mul_(1.5)

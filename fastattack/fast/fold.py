@@ -191,11 +191,13 @@ def _replica(module: nn.Module, done: Swaps, scopes: dict[nn.Module, Swaps], ima
 
 
 def _laid(module: Any, images: bool) -> Any:
-    if images and type(module) is nn.Conv2d and "forward" not in vars(module):
+    if not images or type(module) not in (nn.Conv2d, nn.ConvTranspose2d) or "forward" in vars(module):
+        return module
+    if type(module) is nn.Conv2d:
         module.__class__ = Laid
-        if module.weight.device.type == "cpu" and not _reorders():
-            there = module.weight.detach().contiguous(memory_format=torch.channels_last)
-            module._parameters["weight"] = nn.Parameter(there, requires_grad=False)
+    if module.weight.device.type == "cpu" and not _reorders():
+        there = module.weight.detach().contiguous(memory_format=torch.channels_last)
+        module._parameters["weight"] = nn.Parameter(there, requires_grad=False)
     return module
 
 
