@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CW,
         DDN,
         DIM,
+        FAB,
         FGSM,
         FMN,
         MIFGSM,
@@ -51,6 +52,7 @@ __all__ = [
     "CW",
     "DDN",
     "DIM",
+    "FAB",
     "FGSM",
     "FMN",
     "MIFGSM",
@@ -100,7 +102,7 @@ __all__ = [
 
 _NAMES = {
     "adapters": "with_sigma",
-    "attacks": "APGD BIM CW DDN DIM FGSM FMN MIFGSM NIFGSM PGD TIM AttackResult CosPGD DenoisingPGD FeaturePGD"
+    "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM NIFGSM PGD TIM AttackResult CosPGD DenoisingPGD FeaturePGD"
     " LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
