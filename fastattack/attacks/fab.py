@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -75,11 +76,12 @@ class FAB(Smallest):
         for name, hint in (("step", ""), ("stop", "; enough= ends a sample")):
             if name in options:
                 raise TypeError(f"FAB: {name} has no place here{hint}")
-        _within("alpha_max", alpha_max, 0 <= alpha_max <= 1, "from 0 to 1")
-        _within("eta", eta, 1 <= eta < math.inf, ">= 1")
-        _within("beta", beta, 0 < beta < 1, "between 0 and 1")
+        _check("alpha_max", alpha_max, lambda v: 0 <= v <= 1, "from 0 to 1")
+        _check("eta", eta, lambda v: 1 <= v < math.inf, ">= 1")
+        _check("beta", beta, lambda v: 0 < v < 1, "between 0 and 1")
         for name, size in (("radius", radius), ("enough", enough)):
-            _within(name, size, size is None or 0 < size < math.inf, "> 0, or None")
+            if size is not None:
+                _check(name, size, lambda v: 0 < v < math.inf, "> 0, or None")
         if radius is None and options.get("restarts", 1) != 1:
             raise ValueError("radius: wanted a number > 0 with more than one restart, got None")
         rule = partial(BoundaryWalk, alpha_max=alpha_max, eta=eta, beta=beta, radius=radius, enough=enough)
@@ -99,8 +101,8 @@ def _check_classes(options: Any) -> None:
         raise ValueError(f"threshold: wanted 0 beside classes=True, got {options['threshold']!r}")
 
 
-def _within(name: str, value: Any, fits: bool, wanted: str) -> None:
-    if not fits or isinstance(value, bool):
+def _check(name: str, value: Any, fits: Callable[[float], bool], wanted: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not fits(value):
         raise ValueError(f"{name}: wanted a number {wanted}, got {value!r}")
 
 

@@ -123,10 +123,10 @@ class SquaresL2(Squares):
     """The l2 search.
 
     Attributes:
-        power: how fast bumps fall from their middle.
+        order: of the norm.
     """
 
-    power = 2
+    order = 2
 
     def prepare(self) -> None:
         job = self.job
@@ -144,7 +144,7 @@ class SquaresL2(Squares):
     def bump(self, side: int) -> Tensor:
         """(2, side, side): the update pattern, lying and standing."""
         if side not in self.bumps:
-            flat = two_bumps(side, self.power)
+            flat = two_bumps(side, self.order)
             self.bumps = {side: torch.stack([flat, flat.t()]).to(self.adv.device, self.wide)}
         return self.bumps[side]
 
@@ -199,14 +199,10 @@ class SquaresL2(Squares):
 class SquaresL1(SquaresL2):
     """The l1 search. The new bump asks for more than the ball has left; the projection takes what there is."""
 
-    power = 4
+    order = 1
 
     def length(self, t: Tensor, dim: tuple[int, ...]) -> Tensor:
         return t.double().abs().sum(dim, keepdim=True).to(t.dtype)
-
-    def bump(self, side: int) -> Tensor:
-        found = super().bump(side)
-        return found / found.abs().sum((1, 2), keepdim=True)
 
     def budget(self, delta: Tensor, window: Tensor) -> Tensor:
         unused = (spread(self.job.eps, delta) - self.length(delta, (1, 2, 3))).clamp(min=0)
@@ -236,21 +232,21 @@ def _square(t: Tensor, dim: tuple[int, ...]) -> Tensor:
     return t.double().square().sum(dim, keepdim=True).to(t.dtype)
 
 
-def two_bumps(side: int, power: int = 2) -> Tensor:
+def two_bumps(side: int, order: int = 2) -> Tensor:
     """(side, side) float64 of norm 1: a hill above, a valley below (section 4.2 of the paper)."""
     pattern = torch.zeros(side, side, dtype=torch.float64)
     half = side // 2
     if half:
-        pattern[:half] = _hill(half, side, power)
-    pattern[half:] = -_hill(side - half, side, power)
-    return pattern / pattern.square().sum().sqrt()
+        pattern[:half] = _hill(half, side, order)
+    pattern[half:] = -_hill(side - half, side, order)
+    return pattern / torch.linalg.vector_norm(pattern, order)
 
 
-def _hill(height: int, width: int, power: int) -> Tensor:
-    """Squares around the middle, one on the other, the k-th raised by 1 / k^power; norm 1."""
+def _hill(height: int, width: int, order: int) -> Tensor:
+    """Squares around the middle, one on the other, the k-th raised by 1 / k^2, 1 / k^4 in l1; norm 1."""
     hill = torch.zeros(height, width, dtype=torch.float64)
     top, left = height // 2, width // 2
     for k in range(max(top, left) + 1):
         rows, columns = slice(max(top - k, 0), top + k + 1), slice(max(left - k, 0), left + k + 1)
-        hill[rows, columns] += 1.0 / (k + 1) ** power
-    return hill / hill.square().sum().sqrt()
+        hill[rows, columns] += 1.0 / (k + 1) ** (4 // order)
+    return hill / torch.linalg.vector_norm(hill, order)
