@@ -18,18 +18,7 @@ from ...engine import Model
 from ...fast import Speed
 from ...guard import buffers_kept, modules_of, random_state
 from . import checks
-from .stages import (
-    NORMS,
-    APGDStage,
-    APGDTargetedStage,
-    FABStage,
-    Shared,
-    SquareStage,
-    Stage,
-    draw_seed,
-    logits_of,
-    settings_of,
-)
+from .stages import NORMS, APGDStage, APGDTargetedStage, FABStage, Shared, SquareStage, Stage, draw_seed, settings_of
 from .state import State
 
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -118,7 +107,7 @@ class AutoAttack:
         return self
 
     def get_logits(self, x: Tensor) -> Tensor:
-        return logits_of(self.model, x)
+        return self.shared.logits(x)
 
     # -- the evaluation ------------------------------------------------------------------------------------------------
 
@@ -234,9 +223,7 @@ class AutoAttack:
             fooled = answers != labels  # of a random model the second look counts, as in the original
             state.found(index[fooled.cpu()], adv[fooled], answers[fooled])
             count = int(fooled.sum())
-            log.log(
-                f"{name} - {number + 1}/{len(batches)} - {count} out of {len(index)} successfully perturbed"
-            )  # fmt: skip
+            log.log(f"{name} - {number + 1}/{len(batches)} - {count} out of {len(index)} successfully perturbed")
 
     @contextmanager
     def _stage(self, name: str, seed: int) -> Iterator[Stage]:

@@ -30,10 +30,14 @@ class Shared:
     norm: str
     speed: Speed = field(default_factory=lambda: Speed(fold=False))
 
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, classes), by the model as it is."""
+        return logits_of(self.model, x)
+
     def predict(self, x: Tensor) -> Tensor:
-        """(B,) the classes, by the model as it is."""
+        """(B,) classes, by the model as it is."""
         with torch.no_grad():
-            return logits_of(self.model, x).argmax(1)
+            return self.logits(x).argmax(1)
 
     def sizes(self, adv: Tensor, x: Tensor) -> Tensor:
         """(B,) float64, the norms of adv - x."""
@@ -48,7 +52,7 @@ class Shared:
     def others(self, x: Tensor, y: Tensor, count: int) -> Tensor:
         """(B, K) the classes beside y, the likeliest first; K = count, or all that there are."""
         with torch.no_grad():
-            logits = logits_of(self.model, x)
+            logits = self.logits(x)
         logits = logits.scatter(1, y[:, None], -math.inf)
         return logits.topk(min(count, logits.shape[1] - 1), dim=1).indices
 
