@@ -1,8 +1,8 @@
 """Robust accuracy and seconds of AutoAttack by this project, the authors' package and torchattacks, on a small net.
 
-Run from the root: `python scripts/compare_autoattack.py [--original CHECKOUT] [--norm Linf --eps 0.12]`. The net is that
-of the tests (scikit-learn's digits). Every run has the settings of its own standard version. The authors' package is
-imported from a checkout of github.com/fra31/auto-attack, or where it is installed; a peer that is missing is left out.
+Run from the root: `python scripts/compare_autoattack.py [--original CHECKOUT] [--norm Linf --eps 0.12]`. The net is
+that of the tests (scikit-learn's digits). Every run has the settings of its own standard version. The authors' package
+is imported from a checkout of github.com/fra31/auto-attack, or where it is installed; a missing peer is left out.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class State:
 
     def __init__(self, path: str | Path | None, x: Tensor, y: Tensor, options: dict[str, Any], seed: int) -> None:
         self.path = None if path is None else Path(path)
-        self.options, self.seed = {**options, "inputs": _digest(x, y)}, seed
+        self.options, self.seed = options if path is None else {**options, "inputs": _digest(x, y)}, seed
         self.clean: float | None = None
         self.finished: dict[str, float] = {}
         self.robust = torch.zeros(len(x), dtype=torch.bool)
@@ -85,7 +85,7 @@ class State:
         self.robust[index] = False
         self.labels[index] = labels.cpu()
         self.adversarial[index.to(device)] = images.to(device)
-        if self.path is not None:
+        if self.path is not None and index.numel():
             content = save({"index": index.contiguous(), "images": images.cpu().contiguous()})
             name = f"{len(self.parts):05d}.safetensors"
             write_atomic(self._folder() / name, content)
