@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fastattack.compat.autoattack import AutoAttack
-from fastattack.compat.autoattack.stages import Stage, until_wrong
+from fastattack.compat.autoattack.stages import Stage
 from fastattack.objectives import cross_entropy, dlr
+from fastattack.objectives.wrong import until_wrong
 from tests.digits import digits
 
 EPS = {"Linf": 0.12, "L2": 0.7, "L1": 2.5}

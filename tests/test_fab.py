@@ -223,18 +223,38 @@ def test_enough_is_enough(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_restarts_only_help_and_begin_inside(norm):
+def test_restarts_only_help(norm):
     model, x, y = digits()
-    x, target = x[:12], with_all_others(y[:12], 10)[:, :4]
-    options = {"classes": True, "norm": norm, "bounds": (0, 1), "steps": 4, "seed": 3}
+    x, target = x[:12], with_all_others(y[:12], 10)[:, [0, 5]]
+    options = {"classes": True, "norm": norm, "bounds": (0, 1), "steps": 20, "seed": 3}
     one = fa.FAB(model, **options).run(x, target)
-    five = fa.FAB(model, restarts=5, radius=0.4, **options).run(x, target)
-    again = fa.FAB(model, restarts=5, radius=0.4, **options).run(x, target)
+    five = fa.FAB(model, restarts=5, radius=9.0, **options).run(x, target)
+    again = fa.FAB(model, restarts=5, radius=9.0, **options).run(x, target)
     assert torch.equal(five.adversarial, again.adversarial)
     near, far = (lengths(found.adversarial - x, norm) for found in (five, one))
     assert (near <= far).all()
     assert (near < far).any()
     assert five.best_restart.max() > 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_restarts_begin_at_most_half_as_far_as_what_is_known(norm):
+    model, x, y = digits()
+    seen = []
+
+    def spied(v: Tensor) -> Tensor:
+        seen.append(v.detach().clone())
+        return model(v)
+
+    x, target = x[:4], with_all_others(y[:4], 10)[:, [0, 5]]
+    for radius in (0.1, 50.0):
+        options = {"classes": True, "norm": norm, "bounds": (0, 1), "steps": 9}
+        known = lengths(fa.FAB(model, **options)(x, target) - x, norm)
+        seen.clear()
+        fa.FAB(spied, restarts=2, radius=radius, **options)(x, target)
+        begin = lengths(seen[1 + 2 * 9] - x, norm)  # the input, then two passes a step
+        assert (begin <= known.clamp(max=radius) / 2 * (1 + 1e-6)).all()
+        assert (begin > known.clamp(max=radius) / 10).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -110,17 +110,14 @@ class Boundaries(Source):
     """The nearest of the boundaries between a label and other classes; the target is (B, 1 + K) int64.
 
     ``gradient`` gives the difference of logits, class less label, whose boundary is nearest where it is linearised;
-    ``value`` the largest such difference over all classes of the model, which is above 0 for another class.
+    by the model as it is; ``value`` the largest such difference over all classes of the model, which is above 0 for
+    another class.
     """
 
     def __init__(self, inner: Source, table: Backend, *, norm: str) -> None:
         self.inner, self.dual = inner, DUALS[norm]
         self.models, self.faithful = inner.models, inner.faithful
         self.margin = cw_margin()
-
-    @property
-    def reduced(self) -> bool:
-        return self.inner.reduced
 
     @property
     def how(self) -> str:
@@ -131,21 +128,26 @@ class Boundaries(Source):
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         labels, *others = _classes_of(target, x).unbind(1)
-        loss, slope, nearest = None, None, None
-        for other in others:
-            here, grad = self.inner.gradient(x, torch.stack([labels, other], 1), logit_difference, moment)
-            if len(others) == 1:
-                return here, grad
-            norms = torch.linalg.vector_norm(grad.flatten(1), self.dual, dim=1, dtype=torch.float64)
-            distance = here.double().abs() / (norms + 1e-12)
-            if loss is None or slope is None or nearest is None:
-                loss, slope, nearest = here.clone(), grad.clone(), distance
-                continue
+        pairs = [torch.stack([labels, other], 1) for other in others]
+        loss, slope = self.inner.gradient(x, pairs[0], logit_difference, moment)
+        chosen = pairs[0]
+        if len(pairs) > 1:
+            slope, nearest = slope.clone(), self._distance(loss, slope)
+        for pair in pairs[1:]:
+            here, grad = self.inner.gradient(x, pair, logit_difference, moment)
+            distance = self._distance(here, grad)
             closer = distance < nearest
-            loss, nearest = torch.where(closer, here, loss), torch.where(closer, distance, nearest)
-            slope = torch.where(closer.reshape(-1, *[1] * (x.dim() - 1)), grad, slope)
-        assert loss is not None and slope is not None, "there is a class beside the label"  # noqa: PT018
+            nearest, loss = torch.where(closer, distance, nearest), torch.where(closer, here, loss)
+            chosen = torch.where(closer[:, None], pair, chosen)
+            torch.where(closer.reshape(-1, *[1] * (x.dim() - 1)), grad, slope, out=slope)
+        if self.inner.reduced:
+            loss = self.inner.value(x, chosen, logit_difference, moment)
         return loss, slope
+
+    def _distance(self, loss: Tensor, grad: Tensor) -> Tensor:
+        """(B,) float64, to the boundary of a linear model."""
+        norms = torch.linalg.vector_norm(grad.flatten(1), self.dual, dim=1, dtype=torch.float64)
+        return loss.double().abs() / (norms + 1e-12)
 
 
 def _classes_of(target: Any, x: Tensor) -> Tensor:
@@ -198,6 +200,8 @@ class BoundaryWalk(SmallestWalk):
     def learn(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
         assert grad is not None, "a walk that needs gradients gets them"
         job = self.job
+        if job.source.reduced:  # the boundary is where the model as it is has it: only the slope may be rough
+            loss = job.value(self.adv, step, self.restart)
         here, origin = self.adv.flatten(1).double(), job.origin.flatten(1).double()
         normal = (self.free(grad).flatten(1).double() * job.sign).nan_to_num(0.0)  # `watch` tells of what is not finite
         gap = -self.margin(loss).nan_to_num(0.0)
@@ -209,6 +213,8 @@ class BoundaryWalk(SmallestWalk):
         share = (long / (long + longer)).clamp(max=self.alpha_max)[:, None]
         mixed = (1 - share) * (here + self.eta * ways[0]) + share * (origin + self.eta * ways[1])
         self.adv.copy_(mixed.reshape(self.adv.shape)).clamp_(*job.bounds)
+        if job.mask is not None:  # the mix of two equal numbers may be rounded
+            torch.where(job.mask, self.adv, job.origin, out=self.adv)
         success = self._judge(self.adv, step + 1)
         back = self.wide(torch.where(success, self.beta, 1.0))
         self.adv.copy_(torch.where(back < 1, job.origin + back * (self.adv - job.origin), self.adv))

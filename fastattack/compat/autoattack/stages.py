@@ -15,11 +15,12 @@ from ...attacks import APGD, FAB, Square
 from ...attacks.minimal import ORDERS
 from ...engine import Model
 from ...fast import Speed
-from ...objectives import Objective, cross_entropy, cw_margin, dlr, dlr_targeted
+from ...guard import modules_of
+from ...objectives import Objective, cross_entropy, cw_margin, dlr
+from ...objectives.wrong import WRONG, dlr_towards, until_wrong
 
 NORMS = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 BOX = (0.0, 1.0)
-_WRONG = 100.0  # cross-entropy is log(classes) at most where the label's logit is the largest, DLR 0
 
 
 @dataclass
@@ -29,6 +30,11 @@ class Shared:
     model: Model
     norm: str
     speed: Speed = field(default_factory=lambda: Speed(fold=False))
+
+    @property
+    def calm(self) -> bool:
+        """The model is in eval mode, or has none: it is attacked in the mode that it is in."""
+        return not any(m.training for m in modules_of(self.model))
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, classes), by the model as it is."""
@@ -64,23 +70,6 @@ def logits_of(model: Model, x: Tensor) -> Tensor:
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"model: wanted logits ({len(x)}, classes), got {got}")
     return output
-
-
-@dataclass(frozen=True)
-class until_wrong:
-    """A loss to climb that is 100 where the label is not the class, with the same gradient."""
-
-    loss: Objective
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        loss = self.loss(output, target)
-        wrong = output.argmax(1) != (target[:, 0] if target.dim() == 2 else target)
-        return torch.where(wrong, loss + (_WRONG - loss).detach(), loss)
-
-
-def dlr_towards(output: Tensor, target: Tensor) -> Tensor:
-    """Targeted DLR, to climb; target (B, 2): label, wanted class."""
-    return -dlr_targeted(output, target)
 
 
 Try = Callable[..., Tensor]
@@ -137,7 +126,7 @@ class Stage:
     def common(self, seed: int) -> dict[str, Any]:
         """Options of the project's attacks."""
         return {
-            "norm": NORMS[self.shared.norm], "bounds": BOX, "eval_mode": False, "seed": seed % 2**64,
+            "norm": NORMS[self.shared.norm], "bounds": BOX, "eval_mode": self.shared.calm, "seed": seed % 2**64,
             **asdict(self.shared.speed),
         }  # fmt: skip
 
@@ -187,7 +176,7 @@ class APGDStage(Stage):
 
     def _attack(self, loss: Objective, seed: int, eps: float, steps: int, *, last: bool, **options: Any) -> APGD:
         if last and not self.averaged:
-            options |= {"stop": "success", "threshold": _WRONG / 2}
+            options |= {"stop": "success", "threshold": WRONG / 2}
             loss = until_wrong(loss)
         return APGD(
             self.shared.model, eps=eps, objective=loss, steps=steps, eot=self.eot_iter, **options, **self.common(seed)
