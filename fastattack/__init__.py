@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CW,
         DDN,
         DIM,
+        FAB,
         FGSM,
         FMN,
         MIFGSM,
@@ -54,6 +55,7 @@ __all__ = [
     "CW",
     "DDN",
     "DIM",
+    "FAB",
     "FGSM",
     "FMN",
     "MIFGSM",
@@ -106,8 +108,8 @@ __all__ = [
 
 _NAMES = {
     "adapters": "with_sigma",
-    "attacks": "APGD BIM CW DDN DIM FGSM FMN MIFGSM NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult CosPGD"
-    " DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
+    "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
+    " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve TransferMatrix robustness_curve transfer_matrix",

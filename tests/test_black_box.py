@@ -511,7 +511,7 @@ class Changing:
         (fa.Square, {"random_start": False}, "Square: random_start has no meaning"),
         (fa.Square, {"preserve_noise": True}, "Square: preserve_noise has no meaning"),
         (fa.Square, {"objective": Changing()}, "objective: wanted one whose losses compare"),
-        (fa.Square, {"norm": "l1"}, "norm: wanted 'linf' or 'l2'"),
+        (fa.SimBA, {"norm": "l1"}, "norm: wanted 'linf' or 'l2'"),
         (fa.Square, {"norm": "l7"}, "norm: wanted"),
         (fa.Square, {"p": 0.0}, "p: wanted a share"),
         (fa.Square, {"p": float("nan")}, "p: wanted a share"),

@@ -4,6 +4,7 @@ from .apgd import APGD
 from .base import Attack, AttackResult, Options
 from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
 from .dense import CosPGD, SegPGD
+from .fab import FAB
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
 from .minimal import CW, DDN, FMN
 from .perceptual import FeaturePGD, LPIPSAttack
@@ -19,6 +20,7 @@ __all__ = [
     "CW",
     "DDN",
     "DIM",
+    "FAB",
     "FGSM",
     "FMN",
     "MIFGSM",

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
 from .. import engine
-from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Steepest, View
+from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Source, Steepest, View
 from ..engine.loop import members
 from ..engine.schedule import check_step
 from ..fast import Speed
 from ..inputs import unknown_option
 from ..objectives import Objective, mse
 from ..ops import NoiseStats, check, noise_stats
+from ..ops.backend import Backend
 from ..threat import Threat
 
 Weights = str | Sequence[float] | Mapping[str, float]
@@ -108,7 +109,13 @@ _NAMES = _OWN | _THREAT | _SCHEDULE | _SPEED
 
 
 class Attack:
-    """A model with an objective, a threat and a schedule. Calling it attacks a batch; it holds no other state."""
+    """A model with an objective, a threat and a schedule. Calling it attacks a batch; it holds no other state.
+
+    Attributes:
+        wrap: makes another source of the one that the models make, see `fastattack.engine.attack`.
+    """
+
+    wrap: Callable[[Source, Backend], Source] | None = None
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         """Python tells of an option that is missing where another one is misspelt."""
@@ -267,7 +274,7 @@ class Attack:
     ) -> engine.Outcome:
         return engine.attack(
             self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule,
-            rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth,
+            rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth, wrap=self.wrap,
             mask=mask, sample_ids=sample_ids, start=start, progress=progress, speed=self.speed,
             with_loss=with_loss,
         )  # fmt: skip

@@ -87,7 +87,10 @@ def spread(value: Scalar, like: Tensor) -> Tensor | float:
     return each(value.to(like), like) if isinstance(value, Tensor) else value
 
 
-def check_queries(attack: str, queries: Any, options: Mapping[str, Any], meaningless: tuple[str, ...]) -> None:
+def check_queries(
+    attack: str, queries: Any, options: Mapping[str, Any], meaningless: tuple[str, ...],
+    norms: tuple[str, ...] = ("linf", "l2"),
+) -> None:  # fmt: skip
     """The query budget, and options that have no place in a black-box attack."""
     if isinstance(queries, bool) or not isinstance(queries, int) or not 1 <= queries <= MOST_QUERIES:
         raise ValueError(f"queries: wanted a whole number from 1 to {MOST_QUERIES}, got {queries!r}")
@@ -100,5 +103,5 @@ def check_queries(attack: str, queries: Any, options: Mapping[str, Any], meaning
         raise ValueError(
             "objective: wanted one whose losses compare between queries, got one that changes with the step"
         )
-    if options.get("norm", "linf") == "l1":
+    if options.get("norm", "linf") == "l1" and "l1" not in norms:
         raise ValueError("norm: wanted 'linf' or 'l2', got 'l1'")

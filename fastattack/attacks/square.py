@@ -21,6 +21,7 @@ class Square(Attack):
 
     "linf": from vertical stripes of +-eps; each query repaints a random square with +-eps, one sign a channel. "l2":
     from a grid of bumps; each query moves the perturbation of a second window into a bump in the first, at full radius.
+    "l1" (arXiv 2103.01208, section 4): as "l2", with steeper bumps, and the nearest point of ball and bounds.
     The square covers the share p of the image, halved along the budget. A proposal stays where the objective is better.
 
     Every sample draws its own squares, Philox of (seed, sample id, query); the authors share their side, the start's
@@ -43,10 +44,10 @@ class Square(Attack):
     def __init__(
         self, model: Models, *, eps: float | Tensor, queries: int = 5000, p: float = 0.8, **options: Unpack[Options]
     ) -> None:
-        check_queries("Square", queries, options, ("step",))
+        check_queries("Square", queries, options, ("step",), norms=("linf", "l2", "l1"))
         if not 0 < p <= 1:
             raise ValueError(f"p: wanted a share in (0, 1], got {p!r}")
-        walk = SquaresL2 if options.get("norm", "linf") == "l2" else Squares
+        walk = {"l2": SquaresL2, "l1": SquaresL1}.get(options.get("norm", "linf"), Squares)
         self.compose(model, options, rule=partial(walk, p=p), eps=eps, steps=queries)
 
 
@@ -119,7 +120,13 @@ class Squares(Proposing):
 
 
 class SquaresL2(Squares):
-    """The l2 search."""
+    """The l2 search.
+
+    Attributes:
+        order: of the norm.
+    """
+
+    order = 2
 
     def prepare(self) -> None:
         job = self.job
@@ -137,7 +144,7 @@ class SquaresL2(Squares):
     def bump(self, side: int) -> Tensor:
         """(2, side, side): the update pattern, lying and standing."""
         if side not in self.bumps:
-            flat = two_bumps(side)
+            flat = two_bumps(side, self.order)
             self.bumps = {side: torch.stack([flat, flat.t()]).to(self.adv.device, self.wide)}
         return self.bumps[side]
 
@@ -153,7 +160,7 @@ class SquaresL2(Squares):
         delta[:, :, top : top + down * side, left : left + across * side] = (
             tiles.transpose(3, 4).flatten(4).flatten(2, 3)
         )
-        self._at_full_radius(delta * self.free)
+        self.arrive(delta * self.free)
 
     def propose(self, side: int, words: Tensor) -> None:
         rows, columns = self.window(side, words[:, 0], words[:, 1])
@@ -168,18 +175,42 @@ class SquaresL2(Squares):
             ][:, None]
             * (2 * (words[:, 5:] >> 31) - 1)[:, :, None, None]
         )
-        eps = spread(self.job.eps, delta)
-        unused = (eps**2 - _square(delta, (1, 2, 3))).clamp(min=0) / self.channels
-        budget = (unused + _square(delta * (first | second), (2, 3))).sqrt()
         old = delta * first
-        new = (pattern * first + old / (1e-10 + _square(old, (2, 3)).sqrt())) * self.free
-        new = new * (budget / _square(new, (2, 3)).sqrt().clamp(min=1e-30))
-        self._at_full_radius(torch.where(first, new, delta * ~second))
+        new = (pattern * first + old / (1e-10 + self.length(old, (2, 3)))) * self.free
+        new = new * (self.budget(delta, first | second) / self.length(new, (2, 3)).clamp(min=1e-30))
+        self.arrive(torch.where(first, new, delta * ~second))
 
-    def _at_full_radius(self, delta: Tensor) -> None:
+    def length(self, t: Tensor, dim: tuple[int, ...]) -> Tensor:
+        """Norms, kept dimensions."""
+        return _square(t, dim).sqrt()
+
+    def budget(self, delta: Tensor, window: Tensor) -> Tensor:
+        """(B, C, 1, 1), the norm of the new bump: what the windows have, and a share of what the ball has left."""
+        unused = (spread(self.job.eps, delta) ** 2 - _square(delta, (1, 2, 3))).clamp(min=0) / self.channels
+        return (unused + _square(delta * window, (2, 3))).sqrt()
+
+    def arrive(self, delta: Tensor) -> None:
         """candidate <- P(origin + eps delta / |delta|)."""
         length = _square(delta, (1, 2, 3)).sqrt().clamp(min=1e-30)
         self.candidate.copy_(self.job.origin.to(self.wide) + delta * (spread(self.job.eps, delta) / length))
+        self.job.project(self.candidate)
+
+
+class SquaresL1(SquaresL2):
+    """The l1 search. The new bump asks for more than the ball has left; the projection takes what there is."""
+
+    order = 1
+
+    def length(self, t: Tensor, dim: tuple[int, ...]) -> Tensor:
+        return t.double().abs().sum(dim, keepdim=True).to(t.dtype)
+
+    def budget(self, delta: Tensor, window: Tensor) -> Tensor:
+        unused = (spread(self.job.eps, delta) - self.length(delta, (1, 2, 3))).clamp(min=0)
+        return unused + self.channels * self.length(delta * window, (2, 3))
+
+    def arrive(self, delta: Tensor) -> None:
+        """candidate <- P(origin + delta)."""
+        self.candidate.copy_(self.job.origin.to(self.wide) + delta)
         self.job.project(self.candidate)
 
 
@@ -201,21 +232,21 @@ def _square(t: Tensor, dim: tuple[int, ...]) -> Tensor:
     return t.double().square().sum(dim, keepdim=True).to(t.dtype)
 
 
-def two_bumps(side: int) -> Tensor:
+def two_bumps(side: int, order: int = 2) -> Tensor:
     """(side, side) float64 of norm 1: a hill above, a valley below (section 4.2 of the paper)."""
     pattern = torch.zeros(side, side, dtype=torch.float64)
     half = side // 2
     if half:
-        pattern[:half] = _hill(half, side)
-    pattern[half:] = -_hill(side - half, side)
-    return pattern / pattern.square().sum().sqrt()
+        pattern[:half] = _hill(half, side, order)
+    pattern[half:] = -_hill(side - half, side, order)
+    return pattern / torch.linalg.vector_norm(pattern, order)
 
 
-def _hill(height: int, width: int) -> Tensor:
-    """Squares around the middle, one on the other, the k-th raised by 1 / k^2; norm 1."""
+def _hill(height: int, width: int, order: int) -> Tensor:
+    """Squares around the middle, one on the other, the k-th raised by 1 / k^2, 1 / k^4 in l1; norm 1."""
     hill = torch.zeros(height, width, dtype=torch.float64)
     top, left = height // 2, width // 2
     for k in range(max(top, left) + 1):
         rows, columns = slice(max(top - k, 0), top + k + 1), slice(max(left - k, 0), left + k + 1)
-        hill[rows, columns] += 1.0 / (k + 1) ** 2
-    return hill / hill.square().sum().sqrt()
+        hill[rows, columns] += 1.0 / (k + 1) ** (4 // order)
+    return hill / torch.linalg.vector_norm(hill, order)

@@ -37,6 +37,7 @@ class Job:
     ids: Tensor
     judged: bool = True
     begin: Tensor | None = None
+    enough: float | None = None
     best: Tensor = field(init=False)
     best_loss: Tensor = field(init=False)
     best_value: Tensor = field(init=False)
@@ -220,6 +221,8 @@ class Job:
         if self.schedule.stop == "success":
             threshold = self.schedule.threshold
             assert threshold is not None, "checked by the schedule"
+            if self.enough is not None:  # a perturbation of this size, in a search for the smallest
+                return self.best_success & (self.best_value >= -self.enough)
             return (self.best_loss - threshold) * self.sign > 0
         return self.stale >= self.schedule.patience
 

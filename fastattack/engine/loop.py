@@ -114,7 +114,7 @@ def _step(job: Job, walk: Walk, step: int, restart: int, progress: Report, first
     loss, grad = job.gradient(x, step, restart) if walk.needs_gradient else (job.value(x, step, restart), None)
     job.watch(step, loss, grad)
     exact = grad is not None and _exact(job, walk)
-    if job.schedule.keep == "best":
+    if job.schedule.keep == "best" and not walk.judges:
         judged = loss if grad is None or (job.source.faithful and not exact) else job.value(x, step, restart)
         loss = judged if exact else loss
         job.take(x, judged, walk.score(x, judged), step, restart)

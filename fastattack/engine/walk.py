@@ -29,6 +29,8 @@ class Walk:
         tells_success: ``score`` tells successes from failures. Then, and with stop="success", every loss that it and
             ``learn`` get is that of the model as it is, at the price of a forward pass where gradients are made in
             reduced precision.
+        judges: the walk hands what counts to ``job.take`` itself, judged by ``job.value``; the points that the loop
+            looks at are for gradients alone, and ``learn`` gets the loss that comes with the gradient.
         adv: (B, ...), the iterate; always inside the threat.
         taken: steps of this restart that have been learnt from.
     """
@@ -37,6 +39,7 @@ class Walk:
     last_look = True
     free_start = True
     tells_success = False
+    judges = False
     taken = 0
 
     def __init__(self, job: Job) -> None:

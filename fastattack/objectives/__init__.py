@@ -6,7 +6,7 @@ and a targeted attack goes down them. Those with options are objects, made befor
 """
 
 from .base import Objective, Scheduled
-from .classify import cross_entropy, cw_margin, dlr, dlr_targeted, kl_divergence
+from .classify import cross_entropy, cw_margin, dlr, dlr_targeted, kl_divergence, logit_difference
 from .dense import cospgd, segpgd
 from .deviation import deviation, deviation_target
 from .perceptual import features, lpips
@@ -26,6 +26,7 @@ __all__ = [
     "dlr_targeted",
     "features",
     "kl_divergence",
+    "logit_difference",
     "lpips",
     "mae",
     "mse",

@@ -135,3 +135,13 @@ def dlr_targeted(output: Tensor, target: Tensor) -> Tensor:
     first, _, third, fourth = logits.topk(4, dim=1).values.unbind(1)
     gap = logit_at(logits, labels) - logit_at(logits, wanted)
     return _mean(gap / (first - (third + fourth) / 2 + 1e-12), labels, wanted)
+
+
+def logit_difference(output: Tensor, target: Tensor) -> Tensor:
+    """The logit of one class less that of another; above 0 the first is likelier.
+
+    Target: (B, 2, ...) int64, the class that is subtracted before the other: torch.stack((labels, wanted), 1).
+    """
+    logits = logits_of(output, "logit_difference")
+    labels, wanted = labels_of(target, logits, per_position=(2,)).unbind(1)
+    return _mean(logit_at(logits, wanted) - logit_at(logits, labels), labels, wanted)
