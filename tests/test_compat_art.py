@@ -427,7 +427,8 @@ class Recorder(SummaryWriter):  # type: ignore[misc]
         self.resets = 0
 
     def update(self, batch_id: int, global_step: int, **told: Any) -> None:  # type: ignore[override]
-        self.told.append({"batch": batch_id, "step": global_step, **told})
+        copies = {k: np.array(v) if isinstance(v, np.ndarray) else v for k, v in told.items()}
+        self.told.append({"batch": batch_id, "step": global_step, **copies})
 
     def reset(self) -> None:
         self.resets += 1

@@ -21,7 +21,7 @@ from ...objectives import Objective
 from ...ops.backend import Backend
 from ...threat import Threat
 from .inputs import Inputs, check_images, check_labels, check_mask, check_x, mask_in
-from .victim import Array, Victim, check_estimator, predict
+from .victim import Array, Victim, bounds_of, check_estimator, predict
 from .writer import writer_of
 
 ONE_PIXEL = 1e-9
@@ -56,7 +56,7 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
             raise ValueError(f"set_params: wanted {names}, got {', '.join(map(repr, sorted(unknown)))}")
         if "summary_writer" in kwargs:
             writer = writer_of(kwargs.pop("summary_writer"))
-            self._summary_writer_arg, self._summary_writer = writer, writer or None
+            kwargs |= {"_summary_writer_arg": writer, "_summary_writer": writer or None}
         before = {name: getattr(self, name) for name in kwargs}
         try:
             for name, value in kwargs.items():
@@ -82,8 +82,8 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
             own: an attack from the input itself can climb away from the model's own output.
         """
         mask = mask_in(options, type(self).__name__)
-        victim = self._victim(getattr(x, "shape", ()) or (1,))
-        found = check_x(x, victim.bounds)
+        found = check_x(x, bounds_of(self.estimator))
+        victim = self._victim(found.shape)
         if y is None and targeted:
             raise ValueError("y: wanted the targets of a targeted attack, got None")
         if victim.classes is not None:

@@ -15,7 +15,7 @@ from .inputs import Inputs, finished, part, per_sample
 from .minimal import smallest
 from .victim import Array, Victim
 from .walks import rule_of
-from .writer import Show, Watched
+from .writer import Show, watching
 
 
 class _Gradient(EngineAttack):
@@ -152,7 +152,7 @@ class ProjectedGradientDescent(_Gradient):
             found = self._climb(
                 victim, inputs, objective, norm=norm, eps=eps, step=step, steps=int(self.max_iter), rule=rule,
                 targeted=self.targeted, start=start, with_loss=restarts > 1 and clean is None,
-                wrap=None if show is None else lambda source, _: Watched(source, show),
+                wrap=watching(show),
             )  # fmt: skip
             adv = found.adversarial.cpu().numpy()
             if clean is not None:
@@ -272,7 +272,7 @@ class FastGradientMethod(_Gradient):
                 victim, few, objective, norm=norm, eps=part(eps, rows), step=part(eps, rows), steps=1,
                 targeted=self.targeted, rule=rule if start is not None else Steepest, with_loss=with_loss,
                 start=None if start is None else start[rows],
-                wrap=None if show is None else lambda source, _, show=show: Watched(source, show),
+                wrap=watching(show),
             )  # fmt: skip
             adv[rows], loss[rows] = found.adversarial.cpu().numpy(), found.loss.cpu().numpy()
         return adv, loss

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...engine import Moment, Source, Steepest
+from ...engine import Moment, Steepest
 from ...objectives import Objective
 from ...ops import l1_step_, pgd_step_
 from .base import ONE_PIXEL, EngineAttack, norm_of
 from .inputs import Inputs
 from .victim import Array, Victim
-from .writer import Show, Watched
+from .writer import Show, watching
 
 
 def smallest(
@@ -26,9 +26,8 @@ def smallest(
     The lengths are sums, as ART makes them: three steps of 0.1 are more than 0.3.
     """
     norm = norm_of(attack.norm)
-    grad = -_gradient(attack, victim, part, objective, norm, step, show) if attack.targeted else None
-    if grad is None:
-        grad = _gradient(attack, victim, part, objective, norm, step, show)
+    grad = _gradient(attack, victim, part, objective, norm, step, show)
+    grad = -grad if attack.targeted else grad
     labels = part.shown.argmax(1)
     most, each = (np.broadcast_to(np.asarray(v, dtype=np.float64), (len(part.x),)) for v in (eps, step))
     adv, level, active = part.x.copy(), each.copy(), np.arange(len(part.x))
@@ -53,12 +52,10 @@ def _gradient(
         if show is not None:
             show(moment, x, grad)
 
-    def wrap(source: Source, _: Any) -> Source:
-        return Watched(source, keep)
-
     attack._climb(
-        victim, part, objective, norm=norm, eps=step, step=step, steps=1, targeted=False, rule=Steepest, wrap=wrap
-    )
+        victim, part, objective, norm=norm, eps=step, step=step, steps=1, targeted=False, rule=Steepest,
+        wrap=watching(keep),
+    )  # fmt: skip
     return kept
 
 

@@ -87,7 +87,7 @@ def preprocessed(
         shape: of a batch: vectors of means and deviations are laid along its channels as ART does.
         before: what an earlier call gave; taken again, with the operations of today, where the model is the same.
     """
-    found = [_operation(op, shape, device) for op in estimator.preprocessing_operations if op.apply_predict]
+    found = [_operation(op, (1, *shape[1:]), device) for op in estimator.preprocessing_operations if op.apply_predict]
     operations = [op for op in found if op is not None]
     model: nn.Module = estimator.model
     if operations and isinstance(before, Preprocessed) and before.model is model:

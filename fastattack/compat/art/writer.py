@@ -12,6 +12,7 @@ from torch import Tensor
 from ...engine import Moment, Source
 from ...extras import require
 from ...objectives import Objective
+from ...ops.backend import Backend
 
 Show = Callable[[Moment, Tensor, Tensor], None]
 """(moment, x, gradient of the losses' sum) of a batch."""
@@ -39,6 +40,11 @@ class Watched(Source):
         found = self.inner.gradient(x, target, objective, moment)
         self.show(moment, x, found[1])
         return found
+
+
+def watching(show: Show | None) -> Callable[[Source, Backend], Source] | None:
+    """What `fastattack.engine.attack` takes as ``wrap``."""
+    return None if show is None else lambda source, _: Watched(source, show)
 
 
 class TorchWriter(SummaryWriterDefault):  # type: ignore[misc]
