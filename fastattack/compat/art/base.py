@@ -108,7 +108,8 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
         if found.ndim != 2 or found.shape[1] != self.estimator.nb_classes:
             wanted = (len(x), self.estimator.nb_classes)
             raise ValueError(f"estimator: wanted predictions {wanted}, got {found.shape}")
-        return found.argmax(1)
+        classes: Array = found.argmax(1)
+        return classes
 
     def _spans(self, count: int, what: str) -> Iterator[slice]:
         """Rows of each batch, under ART's progress bar."""

@@ -56,7 +56,8 @@ class _Gradient(EngineAttack):
     def _fooled(self, adv: Array, labels: Array, clean: Array) -> Array:
         """(N,) bool: classified as wanted, or otherwise than the input is (ART asks the model, not the labels)."""
         found = self._predicted(adv)
-        return found == labels if self.targeted else found != clean
+        fooled: Array = (found == labels) if self.targeted else (found != clean)
+        return fooled
 
 
 class ProjectedGradientDescent(_Gradient):

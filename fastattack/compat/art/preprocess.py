@@ -72,7 +72,7 @@ class _Estimated(torch.autograd.Function):
         return torch.from_numpy(np.array(defence(x.detach().cpu().numpy(), None)[0])).to(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         found = ctx.defence.estimate_gradient(x.detach().cpu().numpy(), grad.cpu().numpy())
         return torch.from_numpy(np.array(found)).to(grad), None
