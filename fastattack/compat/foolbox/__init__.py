@@ -4,6 +4,8 @@ The same names, arguments, defaults and results, on this project's engine; docs/
 differs. Neither foolbox nor eagerpy is needed; their models, criteria and tensors are accepted.
 """
 
+from typing import TYPE_CHECKING
+
 from . import attacks, criteria, distances, models, types, utils
 from .attacks import Attack
 from .criteria import Criterion, Misclassification, TargetedMisclassification
@@ -30,6 +32,7 @@ __all__ = [
     "utils",
 ]
 
+if not TYPE_CHECKING:  # for a type checker every name would be there
 
-def __getattr__(name: str) -> None:
-    raise AttributeError(f"fastattack.compat.foolbox has no {name!r}; docs/compat.md lists what is covered")
+    def __getattr__(name):
+        raise AttributeError(f"fastattack.compat.foolbox has no {name!r}; docs/compat.md lists what is covered")

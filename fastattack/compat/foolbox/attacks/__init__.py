@@ -1,5 +1,7 @@
 """foolbox.attacks, those that are covered."""
 
+from typing import TYPE_CHECKING
+
 from .base import Attack
 from .fixed import (
     L1BasicIterativeAttack,
@@ -50,6 +52,7 @@ __all__ = [
     "LinfProjectedGradientDescentAttack",
 ]
 
+if not TYPE_CHECKING:  # for a type checker every name would be there
 
-def __getattr__(name: str) -> None:
-    raise AttributeError(f"fastattack.compat.foolbox.attacks has no {name!r}; docs/compat.md lists what is covered")
+    def __getattr__(name):
+        raise AttributeError(f"fastattack.compat.foolbox.attacks has no {name!r}; docs/compat.md lists what is covered")

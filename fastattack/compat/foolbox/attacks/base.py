@@ -17,7 +17,7 @@ from ....guard import left_as_found
 from ..criteria import ask, get_criterion
 from ..distances import Distance
 from ..models.network import network_of
-from ..native import is_eagerpy, like, unwrap
+from ..native import like, unwrap
 
 
 class Attack(ABC):
@@ -191,7 +191,6 @@ class Judge:
     def __init__(self, criterion: Any, model: Any, inputs: Any) -> None:
         self.criterion, self.model = criterion, model
         self.restore = like(inputs)
-        self.seen = like(inputs) if is_eagerpy(inputs) else lambda t: t
 
     def __call__(self, batches: list[Tensor]) -> Tensor:
         """(K, B) bool of K batches."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ....attacks.base import Attack as EngineAttack
 from ....engine import Job, Rule, Schedule, Steepest, Walk
+from ....objectives.ranged import CrossEntropy
 from ....threat import Threat
 from ..criteria import get_criterion, goal_of
 from ..distances import l1, l2, linf
-from ..losses import CrossEntropy
 from ..models.network import network_of
 from ..native import like
 from .base import FixedEpsilonAttack, raise_if_kwargs, trains, verify_input_bounds
@@ -54,9 +54,9 @@ class BaseGradientDescent(FixedEpsilonAttack):
         """The last iterates for each epsilon: all in one batch where the model is a module in eval mode, which judges
         each sample by itself; one epsilon after the other where it may not."""
         raise_if_kwargs(kwargs)
-        x = verify_input_bounds(inputs, model)
+        x = verify_input_bounds(inputs, model).detach()
         classes, targeted = goal_of(get_criterion(criterion), len(x))
-        starts = [self.get_random_start(x.detach(), e) for e in epsilons] if self.random_start else None
+        starts = [self.get_random_start(x, e) for e in epsilons] if self.random_start else None
         network, count = network_of(model), len(epsilons)
         together = isinstance(network, torch.nn.Module) and not trains(network)
         parts = [slice(0, count)] if together else [slice(k, k + 1) for k in range(count)]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ....attacks import CW, DDN
 from ....attacks.base import Attack as EngineAttack
+from ....objectives.ranged import Margin, MarginByEntropy
 from ..criteria import get_criterion, goal_of
 from ..distances import l2
-from ..losses import Margin, MarginByEntropy
 from ..models.network import network_of
 from ..native import like
 from .base import MinimizationAttack, raise_if_kwargs, trains, verify_input_bounds
@@ -24,7 +24,7 @@ class _Smallest(MinimizationAttack):
     def run(self, model: Any, inputs: Any, criterion: Any, *, early_stop: float | None = None, **kwargs: Any) -> Any:
         """The smallest success of each sample, like inputs; where there is none, the point that came nearest to one."""
         raise_if_kwargs(kwargs)
-        x = verify_input_bounds(inputs, model)
+        x = verify_input_bounds(inputs, model).detach()
         classes, targeted = goal_of(get_criterion(criterion), len(x), exact=True)
         network = network_of(model)
         low, high = model.bounds

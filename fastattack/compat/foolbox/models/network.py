@@ -29,7 +29,6 @@ class Preprocessed(nn.Module):
         mean, std, self.flip_axis = arguments
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        self.training = network.training  # the wrapper's flag follows; the network's own are not touched
 
     def forward(self, x: Tensor) -> Any:
         x = x if self.ranges is None else rescale(x, *self.ranges)
@@ -55,6 +54,7 @@ def network_of(model: Any) -> nn.Module | Callable[[Tensor], Any]:
     before = _known.get(model)
     if before is None or not _same(before[0], now):
         _known[model] = before = (now, Preprocessed(network, ranges, (mean, std, flip_axis)))
+    before[1].training = network.training  # the wrapper's flag follows; the network's own are not touched
     return before[1]
 
 

@@ -1,5 +1,5 @@
-"""What the attacks ascend, of logits (B, classes) and classes (B,) whose range is known: looking at them at every step
-would make the step wait for the device."""
+"""Losses of logits (B, classes) and labels (B,) int64 whose range is known: looking at labels at every step would make
+the step wait for the device, and not looking lets a device read beyond the logits."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from ...objectives.classify import logits_of, margin
+from .classify import logits_of, margin
 
 
 @dataclass(frozen=True)
-class Loss:
-    """Attributes:
-    top: the largest class among those that will come.
+class Ranged:
+    """What the losses share.
+
+    Attributes:
+        top: the largest label among those that will come; the smallest is 0 at least.
     """
 
     top: int
 
     def logits(self, output: Any) -> Tensor:
-        """Raises:
-        ValueError: no logits (B, classes). IndexError: fewer classes than the labels have.
+        """Logits (B, classes), in float32 at least.
+
+        Raises:
+            ValueError: the output is something else. IndexError: a label is no class of it.
         """
-        logits = logits_of(output, "foolbox's attacks", least=1)
+        logits = logits_of(output, type(self).__name__, least=1)
         if logits.dim() != 2:
             raise ValueError(f"model: wanted logits (B, classes), got shape {tuple(logits.shape)}")
         if self.top >= logits.shape[1]:
@@ -32,19 +36,21 @@ class Loss:
         return logits
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(Ranged):
+    """The cross-entropy."""
+
     def __call__(self, output: Any, target: Tensor) -> Tensor:
         return functional.cross_entropy(self.logits(output), target, reduction="none")
 
 
-class Margin(Loss):
+class Margin(Ranged):
     """The best other logit less that of the class."""
 
     def __call__(self, output: Any, target: Tensor) -> Tensor:
         return margin(self.logits(output), target)
 
 
-class MarginByEntropy(Loss):
+class MarginByEntropy(Ranged):
     """The margin, which tells success, with the gradient of the cross-entropy, along which DDN goes."""
 
     def __call__(self, output: Any, target: Tensor) -> Tensor:
