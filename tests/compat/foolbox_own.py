@@ -2,7 +2,7 @@
 
     python tests/compat/foolbox_own.py CHECKOUT [options of pytest]
 
-Needs foolbox and pytest installed. Ours take the place of foolbox's attacks, models, criteria, distances and accuracy in
+Needs foolbox and pytest. Ours take the place of its attacks, models, criteria, distances and accuracy in
 the imported package, and its tests run as they are; those of attacks that are not covered, of samples and of other
 frameworks are left out. Nothing of foolbox is copied.
 """
