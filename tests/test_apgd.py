@@ -61,7 +61,9 @@ def into_ball(d: np.ndarray, eps: float, norm: str) -> np.ndarray:
     return d * min(1.0, eps / max(np.linalg.norm(d), 1e-300))
 
 
-def apgd_by_hand(x0: np.ndarray, eps: float, norm: str, steps: int, low: float, high: float) -> tuple[float, int]:
+def apgd_by_hand(
+    x0: np.ndarray, eps: float, norm: str, steps: int, low: float, high: float, late: bool
+) -> tuple[float, int]:
     """(best loss, halvings): algorithm 1 of arXiv 2003.01690 with this project's three differences."""
     marks, p = [0, 0.22], []
     while marks[-1] < 1:
@@ -89,22 +91,23 @@ def apgd_by_hand(x0: np.ndarray, eps: float, norm: str, steps: int, low: float, 
             else:
                 eta_then, best_then = eta, best
             rises, last = 0, k
-        a = 0.75 if eta < 2 * eps else 1.0
+        a = 0.75 if (eta < 2 * eps if late else k > 0) else 1.0
         direction = np.sign(g) if norm == "linf" else g / np.linalg.norm(g)
         z = step_to(x + eta * direction)
         x, before = step_to(x + a * (z - x) + (1 - a) * (x - before)), x
     return max(best, quartic(x)[0]), halvings
 
 
+@pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("steps", [7, 20, 50])
-def test_the_loop_of_the_paper(norm, steps):
+def test_the_loop_of_the_paper(norm, steps, late):
     x = torch.rand(6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     eps, bounds = 0.21, (0.05, 0.97)
     x = x.clamp(*bounds)
     options = {"objective": quartic_torch, "eps": eps, "norm": norm, "steps": steps, "bounds": bounds}
-    found = fa.APGD(lambda v: v * 1.0, random_start=False, **options).run(x, None)
-    want = [apgd_by_hand(row.numpy(), eps, norm, steps, *bounds) for row in x]
+    found = fa.APGD(lambda v: v * 1.0, random_start=False, late_momentum=late, **options).run(x, None)
+    want = [apgd_by_hand(row.numpy(), eps, norm, steps, *bounds, late) for row in x]
     assert found.loss.tolist() == pytest.approx([loss for loss, _ in want], rel=1e-5)
     if steps == 50:
         assert min(count for _, count in want) > 0  # the oracle has something to say about halving
@@ -259,6 +262,7 @@ class QUIET:
         ({"eps": 0.1, "preserve_noise": True, "norm": "l1"}, "norm"),
         ({"eps": 0.1, "restarts": 2, "random_start": False}, "restarts"),
         ({"eps": 0.1, "momentum": 0.5}, "momentum"),
+        ({"eps": 0.1, "late_momentum": 0}, "late_momentum: wanted True or False"),
     ],
 )
 def test_options_that_cannot_be(options, message):

@@ -273,6 +273,33 @@ def test_square_fools_no_fewer(net, theirs, norm):
     assert count[1] >= count[0] > 0
 
 
+ENSEMBLES: dict[str, Callable[[Any, nn.Module], Any]] = {
+    "APGD": lambda lib, m: lib.APGD(m, eps=0.02, steps=8, n_restarts=2),
+    "APGD L2 dlr": lambda lib, m: lib.APGD(m, norm="L2", eps=0.25, steps=8, loss="dlr"),
+    "APGDT": lambda lib, m: lib.APGDT(m, eps=0.02, steps=8, n_classes=CLASSES),
+    "FAB": lambda lib, m: lib.FAB(m, eps=0.02, steps=8, n_classes=CLASSES),
+    "FAB L2 towards each": lambda lib, m: lib.FAB(m, "L2", 0.25, 8, multi_targeted=True, n_classes=CLASSES),
+    "AutoAttack": lambda lib, m: lib.AutoAttack(m, eps=0.03, n_classes=CLASSES, seed=1),
+    "AutoAttack rand L2": lambda lib, m: lib.AutoAttack(m, "L2", 0.2, "rand", CLASSES, 1),
+}
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_ensembles_fool_no_fewer(net, theirs, name):
+    images, _ = batch(12)
+    labels = net(images).argmax(1)
+    eps, order = (0.03, float("inf")) if "L2" not in name else (0.25, 2)
+    count = []
+    for lib in (theirs, ours):
+        found = same_seed(ENSEMBLES[name](lib, net), images, labels)
+        assert (found - images).flatten(1).norm(dim=1, p=order).max() <= eps * (1 + 1e-5)
+        fooled = net(found).argmax(1) != labels
+        assert torch.equal(found[~fooled], images[~fooled])
+        count.append(int(fooled.sum()))
+    assert count[1] >= count[0]
+    assert count[1] > 0
+
+
 def test_multiattack_attacks_what_is_left(net, theirs, capsys):
     images, _ = batch()
     labels = net(images).argmax(1)
@@ -385,6 +412,10 @@ BAD: list[tuple[Callable[[nn.Module, torch.Tensor, torch.Tensor], Any], type[Exc
     (lambda m, x, y: ours.UPGD(m, loss="mse")(x, y), ValueError, "loss: wanted one of 'ce'"),
     (lambda m, x, y: ours.Square(m, norm="L1")(x, y), AssertionError, "norm: wanted one of 'Linf', 'L2'"),
     (lambda m, x, y: ours.CW(m, c=-1)(x, y), ValueError, "c: wanted"),
+    (lambda m, x, y: ours.APGD(m, rho=0.5)(x, y), ValueError, "rho: wanted 0.75"),
+    (lambda m, x, y: ours.APGD(m, norm="L1")(x, y), AssertionError, "norm: wanted"),
+    (lambda m, x, y: ours.APGD(m, loss="mse")(x, y), ValueError, "loss: wanted 'ce' or 'dlr'"),
+    (lambda m, x, y: ours.AutoAttack(m, version="fast"), ValueError, "version: wanted one of"),
     (lambda m, x, y: ours.TPGD(m).set_mode_targeted_by_label(), ValueError, "Targeted mode is not supported"),
     (lambda m, x, y: ours.PGD(m).set_mode_targeted_least_likely(0), AssertionError, "kth_min"),
     (lambda m, x, y: ours.PGD(m).set_normalization_used([0.5], [0.0]), ValueError, "std not 0"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from ..engine import Job, Models, Walk
+from ..engine import Job, Models, Rule, Walk
 from .base import Attack, Options, Unpack
 from .stepsize import Halving, checkpoints
 
@@ -22,7 +24,7 @@ class APGD(Attack):
     divided by 1.5 elsewhere. All of it for each sample alone, without waiting for the device.
 
     What differs from the papers: momentum sets in with a sample's first halving, not with the second step (denoisers
-    rise steadily at first, where momentum only slows them); after a halving the gradient of the best point is
+    rise steadily at first, where momentum only slows them; ``late_momentum=False`` is the paper's); after a halving the gradient of the best point is
     remembered, not made again, and the momentum starts at rest; ``steps`` counts every gradient, that of the start
     included; a random start lies anywhere in the ball; the share of "l1" is rounded down to whole pixels, and there is
     no stage with larger radii.
@@ -35,6 +37,8 @@ class APGD(Attack):
         step: length of the first steps; None means 2 eps ("l1": eps).
         preserve_noise: keep mean and norm of the noise, as `fa.DenoisingPGD` does; needs the clean images as target.
         sigma: standard deviation of the noise, for the typicality in the result, or None.
+        late_momentum: momentum from a sample's first halving on; False: from the second step on. Not for "l1", which
+            has none.
         options: see `fastattack.attacks.base.Options`; ``sparsity`` is the share at the start of "l1", 0.2.
 
     Raises:
@@ -48,14 +52,18 @@ class APGD(Attack):
         eps: float | Tensor,
         preserve_noise: bool = False,
         sigma: float | Tensor | None = None,
+        late_momentum: bool = True,
         **options: Unpack[Options],
     ) -> None:
+        if not isinstance(late_momentum, bool):
+            raise TypeError(f"late_momentum: wanted True or False, got {late_momentum!r}")
         if "zero_mean" in options:
             raise TypeError("APGD: zero_mean has no place here; use fa.ObsAtk")
         if getattr(options.get("objective"), "at", None) is not None:
             raise ValueError("objective: wanted one whose losses compare between steps, got one that changes with them")
-        rule = SparseWalk if options.get("norm") == "l1" else MomentumWalk
-        sparsity = 0.2 if rule is SparseWalk else None
+        sparse = options.get("norm") == "l1"
+        rule: Rule = SparseWalk if sparse else partial(MomentumWalk, late=late_momentum)
+        sparsity = 0.2 if sparse else None
         self.compose(
             model, options, rule=rule, eps=eps, preserve_noise=preserve_noise, sigma=sigma, steps=20, sparsity=sparsity
         )
@@ -112,8 +120,9 @@ class MomentumWalk(_FromTheBest):
 
     first = 2.0
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, late: bool = True) -> None:
         super().__init__(job)
+        self.late = late
         self.previous = torch.zeros_like(self.adv)
         self.checks = checkpoints(job.schedule.steps)
         self.halving: _Halving | None = None
@@ -129,9 +138,14 @@ class MomentumWalk(_FromTheBest):
         if back is not None and step in self.checks:
             grad = self.go_back(back, grad)
             torch.where(self.wide(back), self.adv, self.previous, out=self.previous)  # at rest
-        # Momentum damps oscillation: until a checkpoint has seen some, it would only slow the climb.
-        momentum = torch.where(self.halving.step == self.length, torch.ones_like(self.length), MOMENTUM)  # float64
-        self._step(grad, self.halving.step, momentum)
+        self._step(grad, self.halving.step, self._momentum(step, self.halving.step))
+
+    def _momentum(self, step: int, length: Tensor) -> Tensor:
+        """(B,) float64, the share of the step; the rest is the last move."""
+        if not self.late:
+            return torch.full_like(self.length, MOMENTUM if step else 1.0)
+        # It damps oscillation: until a checkpoint has seen some, it would only slow the climb.
+        return torch.where(length == self.length, torch.ones_like(self.length), MOMENTUM)
 
     def _step(self, grad: Tensor, length: Tensor, momentum: Tensor) -> None:
         job = self.job

@@ -7,16 +7,20 @@ rounding, what is better, and what is not here.
 from typing import NoReturn
 
 from .attack import Attack
+from .ensemble import APGD, APGDT, FAB, AutoAttack
 from .gradient import BIM, EOTPGD, FFGSM, FGSM, GN, PGD, PGDL2, RFGSM, TPGD, VANILA
 from .multiattack import MultiAttack
 from .search import CW, Square
 from .transfer import DIFGSM, MIFGSM, NIFGSM, SINIFGSM, TIFGSM, UPGD, VMIFGSM, VNIFGSM
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "BIM",
     "CW",
     "DIFGSM",
     "EOTPGD",
+    "FAB",
     "FFGSM",
     "FGSM",
     "GN",
@@ -33,6 +37,7 @@ __all__ = [
     "VMIFGSM",
     "VNIFGSM",
     "Attack",
+    "AutoAttack",
     "MultiAttack",
     "Square",
 ]
