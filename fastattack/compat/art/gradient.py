@@ -59,6 +59,13 @@ class _Gradient(EngineAttack):
         fooled: Array = (found == labels) if self.targeted else (found != clean)
         return fooled
 
+    def _improved(self, loss: Array, best: Array | None) -> Array:
+        """(N,) bool: a restorer's loss is better than that of the starts before; everywhere for the first."""
+        if best is None:
+            return np.ones(len(loss), dtype=bool)
+        improved: Array = (loss < best) if self.targeted else (loss > best)
+        return improved
+
 
 class ProjectedGradientDescent(_Gradient):
     """ART's ProjectedGradientDescent (Madry et al., arXiv 1706.06083).
@@ -147,7 +154,7 @@ class ProjectedGradientDescent(_Gradient):
         show = self._show(victim, inputs, batch)
         rule = rule_of(norm, bounded=victim.bounds is not None, decay=self.decay)
         clean = self._predicted(inputs.x) if restarts > 1 and victim.classes is not None else None
-        best, best_loss = inputs.x, np.full(len(inputs.x), np.inf if self.targeted else -np.inf)
+        best, best_loss = inputs.x, None
         for restart in range(restarts):
             start = random_start(inputs, eps, norm, victim.bounds) if self.num_random_init > 0 else None
             found = self._climb(
@@ -160,9 +167,9 @@ class ProjectedGradientDescent(_Gradient):
                 better = self._fooled(adv, inputs.shown.argmax(1), clean) | (restart == 0)
             else:
                 loss = found.loss.cpu().numpy()
-                better = ((loss < best_loss) if self.targeted else (loss > best_loss)) | (restart == 0)
-                best_loss = np.where(better, loss, best_loss)
-            best = np.where(better.reshape(-1, *[1] * (adv.ndim - 1)), adv, best)
+                better = self._improved(loss, best_loss)
+                best_loss = loss if best_loss is None else np.where(better, loss, best_loss)
+            best = _rows_where(better, adv, best)
         return best
 
 
@@ -245,17 +252,16 @@ class FastGradientMethod(_Gradient):
     def _best_start(self, victim: Victim, inputs: Inputs, objective: Objective, eps: float | Array) -> Array:
         restarts, many = max(1, self.num_random_init), self.num_random_init > 1
         clean = self._predicted(inputs.x) if many and victim.classes is not None else None
-        best, best_rate = inputs.x, -1.0
-        best_loss = np.full(len(inputs.x), np.inf if self.targeted else -np.inf)
-        for restart in range(restarts):
+        best, best_rate, best_loss = inputs.x, -1.0, None
+        for _ in range(restarts):
             adv, loss = self._one_start(victim, inputs, objective, eps, with_loss=many and clean is None)
             if clean is not None:
                 rate = float(self._fooled(adv, inputs.shown.argmax(1), clean).mean())
                 best, best_rate = (adv, rate) if rate > best_rate else (best, best_rate)
                 continue
-            better = ((loss < best_loss) if self.targeted else (loss > best_loss)) | (restart == 0)
-            best_loss = np.where(better, loss, best_loss)
-            best = np.where(better.reshape(-1, *[1] * (adv.ndim - 1)), adv, best)
+            better = self._improved(loss, best_loss)
+            best_loss = loss if best_loss is None else np.where(better, loss, best_loss)
+            best = _rows_where(better, adv, best)
         return best
 
     def _one_start(
@@ -277,3 +283,8 @@ class FastGradientMethod(_Gradient):
             )  # fmt: skip
             adv[rows], loss[rows] = found.adversarial.cpu().numpy(), found.loss.cpu().numpy()
         return adv, loss
+
+
+def _rows_where(rows: Array, one: Array, other: Array) -> Array:
+    """``one`` in these rows, (N,) bool, else ``other``."""
+    return np.where(rows.reshape(-1, *[1] * (one.ndim - 1)), one, other)
