@@ -156,3 +156,12 @@ def test_accelerate(data, steps, tmp_path, capsys):
     assert not torch.equal(half, resumed)
     torch.testing.assert_close(resumed, whole)
     assert left(tmp_path) == {"whole", "parts"}
+
+
+def test_a_training_loop_written_for_torchattacks(capsys):
+    example = load("torchattacks_training")
+    with torch.random.fork_rng():
+        robust, plain = example.main(["--epochs", "2"]), example.main(["--epochs", "2", "--plain"])
+    assert robust["clean"] > 0.8
+    assert robust["attacked"] > plain["attacked"] + 0.2
+    assert capsys.readouterr().out.count("on attacked ones") == 2

@@ -24,10 +24,10 @@ class APGD(Attack):
     divided by 1.5 elsewhere. All of it for each sample alone, without waiting for the device.
 
     What differs from the papers: momentum sets in with a sample's first halving, not with the second step (denoisers
-    rise steadily at first, where momentum only slows them; ``late_momentum=False`` is the paper's); after a halving the gradient of the best point is
-    remembered, not made again, and the momentum starts at rest; ``steps`` counts every gradient, that of the start
-    included; a random start lies anywhere in the ball; the share of "l1" is rounded down to whole pixels, and there is
-    no stage with larger radii.
+    rise steadily at first, where momentum only slows them; ``late_momentum=False`` is the paper's); after a halving the
+    gradient of the best point is remembered, not made again, and the momentum starts at rest; ``steps`` counts every
+    gradient, that of the start included; a random start lies anywhere in the ball; the share of "l1" is rounded down to
+    whole pixels, and there is no stage with larger radii.
 
     Args:
         model: called as model(x); nn.Module or any callable; several in a list or dict make one attack on all.

@@ -80,7 +80,7 @@ class APGD(_Staged):
 
 
 class APGDT(_Staged):
-    """Auto-PGD on the targeted difference of logits ratio, towards the n_classes - 1 likeliest other classes in turn."""
+    """Auto-PGD on the targeted difference of logits ratio, towards n_classes - 1 other classes in turn."""
 
     def __init__(
         self, model: Model, norm: str = "Linf", eps: float = 8 / 255, steps: int = 10, n_restarts: int = 1,
