@@ -28,8 +28,8 @@ lint: $(VENV)/built
 wheel: $(VENV)/built
 	bash scripts/check_wheel.sh $(BIN)/python
 
-# torch by itself and first: whatever depends on it then finds it there. torchattacks and ART without what they ask for:
-# torchvision, which brings another torch, and an old requests.
+# torch by itself and first: whatever depends on it then finds it there. torchattacks without what it asks for: torchvision,
+# which brings another torch, and an old requests.
 $(VENV)/tools: constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch==2.13.0
@@ -38,7 +38,7 @@ $(VENV)/tools: constraints.txt pyproject.toml
 
 $(VENV)/built: $(VENV)/tools $(SOURCES)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
-	$(PIP) install -c constraints.txt --no-deps torchattacks adversarial-robustness-toolbox
+	$(PIP) install -c constraints.txt --no-deps torchattacks
 	touch $@
 
 clean:
