@@ -146,7 +146,7 @@ class Boundaries(Source):
 
     def _distance(self, loss: Tensor, grad: Tensor) -> Tensor:
         """(B,) float64, to the boundary of a linear model."""
-        norms = torch.linalg.vector_norm(grad.flatten(1), self.dual, dim=1, dtype=torch.float64)
+        norms: Tensor = torch.linalg.vector_norm(grad.flatten(1), self.dual, dim=1, dtype=torch.float64)
         return loss.double().abs() / (norms + 1e-12)
 
 
@@ -205,13 +205,13 @@ class BoundaryWalk(SmallestWalk):
         here, origin = self.adv.flatten(1).double(), job.origin.flatten(1).double()
         normal = (self.free(grad).flatten(1).double() * job.sign).nan_to_num(0.0)  # `watch` tells of what is not finite
         gap = -self.margin(loss).nan_to_num(0.0)
-        ways = [
-            way_onto(here, normal, gap, job.norm, job.bounds),
-            way_onto(origin, normal, gap + (normal * (here - origin)).sum(1), job.norm, job.bounds),
-        ]
-        long, longer = (self.size(way, ORDERS[job.norm]).clamp(min=1e-8) for way in ways)
+        gaps = torch.cat([gap, gap + (normal * (here - origin)).sum(1)])
+        points = torch.cat([here, origin])  # one call for both: small images are many small calls
+        way = way_onto(points, normal.repeat(2, 1), gaps, job.norm, job.bounds)
+        long, longer = self.size(way, ORDERS[job.norm]).clamp(min=1e-8).chunk(2)
         share = (long / (long + longer)).clamp(max=self.alpha_max)[:, None]
-        mixed = (1 - share) * (here + self.eta * ways[0]) + share * (origin + self.eta * ways[1])
+        near, far = torch.add(points, way, alpha=self.eta).chunk(2)
+        mixed = torch.lerp(near, far, share)
         self.adv.copy_(mixed.reshape(self.adv.shape)).clamp_(*job.bounds)
         if job.mask is not None:  # the mix of two equal numbers may be rounded
             torch.where(job.mask, self.adv, job.origin, out=self.adv)

@@ -239,7 +239,8 @@ def two_bumps(side: int, order: int = 2) -> Tensor:
     if half:
         pattern[:half] = _hill(half, side, order)
     pattern[half:] = -_hill(side - half, side, order)
-    return pattern / torch.linalg.vector_norm(pattern, order)
+    bumps: Tensor = pattern / torch.linalg.vector_norm(pattern, order)
+    return bumps
 
 
 def _hill(height: int, width: int, order: int) -> Tensor:
@@ -249,4 +250,5 @@ def _hill(height: int, width: int, order: int) -> Tensor:
     for k in range(max(top, left) + 1):
         rows, columns = slice(max(top - k, 0), top + k + 1), slice(max(left - k, 0), left + k + 1)
         hill[rows, columns] += 1.0 / (k + 1) ** (4 // order)
-    return hill / torch.linalg.vector_norm(hill, order)
+    found: Tensor = hill / torch.linalg.vector_norm(hill, order)
+    return found

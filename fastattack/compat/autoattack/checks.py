@@ -105,12 +105,14 @@ def check_dynamic(model: Model, x: Tensor, log: Log) -> None:
         if event == "call" and frame.f_code.co_name in _GRADIENTS:
             called.add(frame.f_code.co_name)
 
-    before = sys.getprofile()
-    sys.setprofile(see)
+    # A profiler written in C cannot be put back, so that the tracer's place is taken where there is one.
+    place: Any = sys.setprofile if sys.getprofile() is None else sys.settrace
+    before = None if sys.getprofile() is None else sys.gettrace()
+    place(see)
     try:
         model(x)
     finally:
-        sys.setprofile(before)
+        place(before)
     if called:
         log.warn(f"it seems to be a dynamic defense! The evaluation with AutoAttack might be insufficient; {DOC}")
 

@@ -173,7 +173,7 @@ class AutoAttack:
         device = self._device(x_orig)
         right = sum(
             int((self.shared.predict(x.to(device)) == y.to(device)).sum())
-            for x, y in zip(x_orig.split(bs), y_orig.split(bs), strict=True)
+            for x, y in zip(torch.split(x_orig, bs), torch.split(y_orig, bs), strict=True)
         )
         accuracy = right / len(x_orig)
         if self.verbose:
@@ -187,7 +187,7 @@ class AutoAttack:
             log.log(f"{', '.join(state.finished)} was/were already run.")
         self._look(x[:bs].to(device), y, log)
         if state.clean is None:
-            answers = torch.cat([self.shared.predict(part.to(device)).cpu() for part in x.split(bs)])
+            answers = torch.cat([self.shared.predict(part.to(device)).cpu() for part in torch.split(x, bs)])
             state.labels, state.robust = answers, answers == y.cpu()
             state.clean = _share(state.robust)
             state.write()
@@ -200,8 +200,7 @@ class AutoAttack:
             if not bool(state.robust.any()):
                 break
             self._attack(name, x, y, bs, state, device, log)
-            state.finished[name] = accuracy = _share(state.robust)
-            state.write()
+            accuracy = state.finish(name)
             seconds = time.time() - began
             log.log(f"robust accuracy after {name.upper()}: {accuracy:.2%} (total time {seconds:.1f} s)")
         checks.check_square({"clean": state.clean, **state.finished}, log)
@@ -211,7 +210,7 @@ class AutoAttack:
         self, name: str, x: Tensor, y: Tensor, bs: int, state: State, device: torch.device, log: checks.Log
     ) -> None:
         """One attack on all that is left, in batches."""
-        batches = state.robust.nonzero()[:, 0].split(bs)
+        batches = torch.split((state.robust & ~state.tried).nonzero()[:, 0], bs)
         for number, index in enumerate(batches):
             rows = index.to(x.device)
             images, labels, ids = x[rows].to(device), y[rows.to(y.device)].to(device), index.to(device)
@@ -221,18 +220,19 @@ class AutoAttack:
                 adv = stage.perturb(images, labels, ids=ids)
             answers = self.shared.predict(adv)
             fooled = answers != labels  # of a random model the second look counts, as in the original
-            state.found(index[fooled.cpu()], adv[fooled], answers[fooled])
+            state.saw(index, fooled, adv, answers)
             count = int(fooled.sum())
             log.log(f"{name} - {number + 1}/{len(batches)} - {count} out of {len(index)} successfully perturbed")
 
     @contextmanager
     def _stage(self, name: str, seed: int) -> Iterator[Stage]:
         """The attack of this name with the seed of the evaluation; the user's settings are back afterwards."""
-        stage, own = {
+        stages: dict[str, tuple[Stage, dict[str, Any]]] = {
             "apgd-ce": (self.apgd, {"loss": "ce"}), "apgd-dlr": (self.apgd, {"loss": "dlr"}),
             "apgd-t": (self.apgd_targeted, {}), "fab": (self.fab, {"targeted": False}),
             "fab-t": (self.fab, {"targeted": True, "n_restarts": 1}), "square": (self.square, {}),
-        }[name]  # fmt: skip
+        }  # fmt: skip
+        stage, own = stages[name]
         chosen: dict[str, Any] = {**own, "seed": seed}
         before = {option: getattr(stage, option) for option in chosen}
         try:

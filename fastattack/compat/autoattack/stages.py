@@ -223,7 +223,7 @@ class FABStage(Stage):
 
     def tries(self, x: Tensor, y: Tensor, seed: int) -> Iterator[tuple[Try, Tensor]]:
         others = self.shared.others(x, y, self.n_target_classes if self.targeted else 2**31)
-        groups = others.split(1, dim=1) if self.targeted else [others]
+        groups = torch.split(others, 1, dim=1) if self.targeted else [others]
         for k, group in enumerate(groups):
             attack = FAB(
                 self.shared.model, classes=True, steps=self.n_iter, restarts=self.n_restarts, alpha_max=self.alpha_max,

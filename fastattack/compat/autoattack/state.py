@@ -25,6 +25,7 @@ class State:
         seed: of the whole evaluation.
         clean: accuracy before any attack; None: not measured yet.
         finished: attacks that have ended, in order, with the robust accuracy after each.
+        tried: (N,) bool, what the attack that is under way has seen.
         robust: (N,) bool; labels: (N,) the model's answers to the images as they are now.
         adversarial: (N, ...), x where nothing was found.
     """
@@ -35,6 +36,7 @@ class State:
         self.clean: float | None = None
         self.finished: dict[str, float] = {}
         self.robust = torch.zeros(len(x), dtype=torch.bool)
+        self.tried = torch.zeros_like(self.robust)
         self.labels = torch.zeros(len(x), dtype=torch.int64)
         self.adversarial = x.detach().clone()
         self.parts: list[list[str]] = []
@@ -61,7 +63,9 @@ class State:
         if other := differences(json.loads(json.dumps(wanted)), came):
             raise ValueError(f"state_path: {self.path} belongs to another evaluation ({'; '.join(other)})")
         self.seed, self.clean, self.finished = told["seed"], told["clean"], told["finished"]
-        self.robust = torch.tensor([flag == "1" for flag in told["robust"]], dtype=torch.bool)
+        self.robust, self.tried = (
+            torch.tensor([flag == "1" for flag in told[name]], dtype=torch.bool) for name in ("robust", "tried")
+        )
         self.labels = torch.tensor(told["labels"], dtype=torch.int64)
         self.parts = told["parts"]
         for name, digest in self.parts:
@@ -79,18 +83,28 @@ class State:
         assert self.path is not None, "asked only where there is one"
         return self.path.with_name(self.path.name + ".parts")
 
-    def found(self, index: Tensor, images: Tensor, labels: Tensor) -> None:
-        """Images that fool the model, at these places."""
-        index, device = index.cpu(), self.adversarial.device
+    def saw(self, batch: Tensor, fooled: Tensor, images: Tensor, labels: Tensor) -> None:
+        """An attack has seen the samples ``batch``; of these, ``fooled`` (a mask) have other images and labels now."""
+        self.tried[batch.cpu()] = True
+        fooled = fooled.cpu()
+        index, device = batch.cpu()[fooled], self.adversarial.device
+        images, labels = images.cpu()[fooled], labels.cpu()[fooled]
         self.robust[index] = False
-        self.labels[index] = labels.cpu()
+        self.labels[index] = labels
         self.adversarial[index.to(device)] = images.to(device)
         if self.path is not None and index.numel():
-            content = save({"index": index.contiguous(), "images": images.cpu().contiguous()})
+            content = save({"index": index.contiguous(), "images": images.contiguous()})
             name = f"{len(self.parts):05d}.safetensors"
             write_atomic(self._folder() / name, content)
             self.parts.append([name, hashlib.sha256(content).hexdigest()])
-            self.write()
+        self.write()
+
+    def finish(self, attack: str) -> float:
+        """The attack has seen all that is left. Gives the robust accuracy."""
+        self.finished[attack] = accuracy = int(self.robust.sum()) / len(self.robust)
+        self.tried[:] = False
+        self.write()
+        return accuracy
 
     def write(self) -> None:
         """Where there is a path."""
@@ -98,10 +112,14 @@ class State:
             return
         told = {
             "kind": _KIND, "options": self.options, "seed": self.seed, "clean": self.clean, "finished": self.finished,
-            "robust": "".join("1" if flag else "0" for flag in self.robust.tolist()), "labels": self.labels.tolist(),
+            "robust": _flags(self.robust), "tried": _flags(self.tried), "labels": self.labels.tolist(),
             "parts": self.parts,
         }  # fmt: skip
         write_atomic(self.path, json.dumps(told).encode())
+
+
+def _flags(of: Tensor) -> str:
+    return "".join("1" if flag else "0" for flag in of.tolist())
 
 
 def _digest(*tensors: Tensor) -> str:
@@ -109,5 +127,5 @@ def _digest(*tensors: Tensor) -> str:
     for t in tensors:
         whole = t.detach().cpu().contiguous()
         found.update(f"{tuple(whole.shape)} {whole.dtype}".encode())
-        found.update(whole.reshape(-1).view(torch.uint8).numpy())
+        found.update(whole.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
