@@ -23,7 +23,7 @@ SAME = [
 ]  # fmt: skip
 L1 = [name.replace("L2", "L1") for name in SAME if name.startswith("L2")]
 MINIMAL = ["L2CarliniWagnerAttack", "DDNAttack"]
-PREPROCESSED = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25], "axis": -3, "flip_axis": -3}
+PREPROCESSED = {"mean": [102.0, 128.0, 153.0], "std": [51.0, 76.0, 64.0], "axis": -3, "flip_axis": -3}
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -193,8 +193,9 @@ def test_distances_are_foolboxs(p):
     assert (repr(ours), str(ours)) == (repr(theirs), str(theirs))
     radius = float(want.median())
     if p == 0:
+        assert torch.equal(ours.clip_perturbation(x, y, radius), y)
         with pytest.raises(NotImplementedError):
-            ours.clip_perturbation(x, y, radius)
+            ours.clip_perturbation(x, y, radius - 1)
         return
     clipped = ours.clip_perturbation(x, y, radius)
     assert torch.allclose(clipped, theirs.clip_perturbation(x, y, radius), atol=1e-6)

@@ -164,8 +164,8 @@ class SummedDirections(Walk):
         if self.job.norm == "linf":
             return grad.sign()
         order = 2 if self.job.norm == "l2" else 1
-        lengths = torch.linalg.vector_norm(grad.flatten(1), order, dim=1).clamp(min=1e-12)
-        return grad / lengths.reshape(-1, *[1] * (grad.dim() - 1))
+        lengths: Tensor = torch.linalg.vector_norm(grad.flatten(1), order, dim=1, dtype=torch.float64).clamp(min=1e-12)
+        return grad / lengths.to(grad.dtype).reshape(-1, *[1] * (grad.dim() - 1))
 
 
 class _ProjectedGradientDescent(BaseGradientDescent):

@@ -22,6 +22,9 @@ class Preprocessed(nn.Module):
         ranges: (from, to) that the inputs are rescaled between first, or None. arguments: mean, std, flip_axis.
     """
 
+    mean: Tensor | None
+    std: Tensor | None
+
     def __init__(self, network: nn.Module, ranges: Ranges | None, arguments: PreprocessArgs) -> None:
         super().__init__()
         self.network = network
