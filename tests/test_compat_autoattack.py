@@ -266,7 +266,7 @@ def test_a_killed_run_goes_on(tmp_path, seed):
     robust, adv, labels = [], None, None
     while adv is None:
         try:
-            adv, labels = run(Killed(model, -counter.calls // 3), seed, path)
+            adv, labels = run(Killed(model, -counter.calls // 4), seed, path)
         except KeyboardInterrupt:
             told = json.loads(path.read_text())
             robust.append(told["robust"].count("1"))

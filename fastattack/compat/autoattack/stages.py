@@ -179,7 +179,8 @@ class APGDStage(Stage):
             options |= {"stop": "success", "threshold": WRONG / 2}
             loss = until_wrong(loss)
         return APGD(
-            self.shared.model, eps=eps, objective=loss, steps=steps, eot=self.eot_iter, **options, **self.common(seed)
+            self.shared.model, eps=eps, objective=loss, steps=steps, eot=self.eot_iter, late_momentum=False, **options,
+            **self.common(seed),
         )  # fmt: skip
 
     def _shrinking(self, loss: Objective, seed: int, x: Tensor, target: Tensor, *, sample_ids: Tensor) -> Tensor:
