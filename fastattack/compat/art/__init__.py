@@ -4,7 +4,7 @@
     adv = ProjectedGradientDescent(classifier, eps=8 / 255, eps_step=2 / 255, max_iter=10).generate(x, y)
 
 The attacks are subclasses of ART's EvasionAttack and take its PyTorchClassifier; `PyTorchRestorer` is an estimator for
-denoisers and other image-to-image models, which ART has none for. docs/compat-art.md says what is the same and what is
+denoisers and other image-to-image models, which ART has none for. docs/compat.md says what is the same and what is
 not.
 """
 
