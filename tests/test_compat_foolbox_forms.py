@@ -138,6 +138,9 @@ def test_the_sweep_is_one_batch_and_training_mode_is_not():
     fb.attacks.PGD(steps=2)(model, x, labels, epsilons=[0.1, 0.2, 0.3])
     assert net.sizes.count(9) == 2
     net.sizes.clear()
+    fb.attacks.FGSM()(model, x, labels, epsilons=[0.1, 0.2, 0.3])
+    assert net.sizes == [3] * 4, "one gradient, and three verdicts"
+    net.sizes.clear()
     net.train()
     fb.attacks.PGD(steps=2)(model, x, labels, epsilons=[0.1, 0.2, 0.3])
     assert set(net.sizes) == {3}
