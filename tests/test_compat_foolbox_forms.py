@@ -116,7 +116,7 @@ def test_the_smallest_perturbation_leads_to_the_plane(name, confidence):
 @pytest.mark.parametrize(("norm", "name"), NORMS)
 def test_one_sweep_over_all_epsilons_is_as_many_runs(norm, name):
     model, x = plane((0, 1)), images()
-    labels, epsilons = label_of(model, x), [0.0, 0.05, 0.3, 2.0]
+    labels, epsilons = torch.tensor([0, 1, 1]), [0.0, 0.05, 0.3, 2.0]
     attack = getattr(fb.attacks, name)()
     torch.manual_seed(0)
     raw, clipped, success = attack(model, x, labels, epsilons=epsilons)
@@ -137,6 +137,9 @@ def test_the_sweep_is_one_batch_and_training_mode_is_not():
     net.sizes.clear()
     fb.attacks.PGD(steps=2)(model, x, labels, epsilons=[0.1, 0.2, 0.3])
     assert net.sizes.count(9) == 2
+    net.sizes.clear()
+    fb.attacks.FGSM()(model, x, labels, epsilons=[0.1, 0.2, 0.3])
+    assert net.sizes == [3] * 4, "one gradient, and three verdicts"
     net.sizes.clear()
     net.train()
     fb.attacks.PGD(steps=2)(model, x, labels, epsilons=[0.1, 0.2, 0.3])
@@ -185,8 +188,15 @@ def test_bounds_and_preprocessing_change_nothing_but_the_scale():
             assert torch.equal(got[2], want[2])
 
 
+class Curved(Plane):
+    """Its gradient turns where a pixel, less the mean, changes sign."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.square())
+
+
 def test_a_model_seen_anew_after_its_bounds_change_in_place():
-    model, x = fb.PyTorchModel(Plane().eval(), (0, 1), device="cpu", preprocessing={"mean": 0.5}), images()
+    model, x = fb.PyTorchModel(Curved().eval(), (0, 1), device="cpu", preprocessing={"mean": 0.5}), images()
     attack, labels = fb.attacks.LinfPGD(random_start=False, steps=2), label_of(model, x)
     want = attack(model, x, labels, epsilons=0.1)[0]
     model.transform_bounds((0, 10), inplace=True)

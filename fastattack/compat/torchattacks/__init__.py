@@ -6,7 +6,7 @@ rounding, what is better, and what is not here.
 
 from typing import NoReturn
 
-from .attack import Attack
+from .attack import Attack as Attack
 from .ensemble import APGD, APGDT, FAB, AutoAttack
 from .gradient import BIM, EOTPGD, FFGSM, FGSM, GN, PGD, PGDL2, RFGSM, TPGD, VANILA
 from .multiattack import MultiAttack
@@ -36,12 +36,13 @@ __all__ = [
     "VANILA",
     "VMIFGSM",
     "VNIFGSM",
-    "Attack",
     "AutoAttack",
     "MultiAttack",
     "Square",
 ]
 
+__version__ = "3.5.1"  # of the interface
+__wrapper__ = ["MultiAttack"]
 _THEIRS = (
     "DeepFool", "EADEN", "EADL1", "JSMA", "Jitter", "LGV", "OnePixel", "PGDRS", "PGDRSL2", "PIFGSM", "PIFGSMPP",
     "Pixle", "SPSA", "SparseFool",

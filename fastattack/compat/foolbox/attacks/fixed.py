@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....attacks.base import Attack as EngineAttack
+from .... import engine
 from ....engine import Job, Rule, Schedule, Steepest, Walk
 from ....objectives.ranged import CrossEntropy
 from ....threat import Threat
@@ -17,6 +17,7 @@ from ..distances import l1, l2, linf
 from ..models.network import network_of
 from ..native import like
 from .base import FixedEpsilonAttack, raise_if_kwargs, trains, verify_input_bounds
+from .shared import SharedStart
 
 HOOKS = ("get_loss_fn", "get_optimizer", "value_and_grad", "normalize", "project")
 
@@ -63,29 +64,37 @@ class BaseGradientDescent(FixedEpsilonAttack):
         found: list[Tensor] = []
         for part in parts:
             some = epsilons[part]
-            attack = self._attack(network, some, len(x), model.bounds, int(classes.max()), targeted)
             begin = None if starts is None else torch.cat(starts[part])
-            adv = attack(_times(x, len(some)), _times(classes.to(x.device), len(some)), start=begin)
-            found += adv.chunk(len(some))
+            found += self._attacked(network, x, classes.to(x.device), some, begin, model.bounds, targeted)
         restore = like(inputs)
         return [restore(adv) for adv in found]
 
-    def _attack(
-        self, network: Any, epsilons: list[float], batch: int, bounds: Any, top: int, targeted: bool
-    ) -> EngineAttack:
+    def _attacked(
+        self, network: Any, x: Tensor, classes: Tensor, epsilons: list[float], begin: Tensor | None, bounds: Any,
+        targeted: bool,
+    ) -> list[Tensor]:  # fmt: skip
+        """One call of the engine, with as many copies of the batch as there are epsilons."""
+        batch, count = len(x), len(epsilons)
         lengths = [self.rel_stepsize * e if self.abs_stepsize is None else self.abs_stepsize for e in epsilons]
         low, high = bounds
-        return EngineAttack(
+        shared = count > 1 and self.steps == 1 and begin is None  # with more steps one gradient less is no gain
+        outcome = engine.attack(
             network,
-            objective=CrossEntropy(top),
+            _times(x, count),
+            _times(classes, count),
+            objective=CrossEntropy(int(classes.max())),
             threat=Threat(norm=self.norm, eps=_each(epsilons, batch), bounds=(float(low), float(high))),
             schedule=Schedule(
                 steps=self.steps, step=_each(lengths, batch), random_start=False, minimise=targeted, keep="last",
                 eval_mode=not trains(network),
             ),
             rule=self._rule(),
+            wrap=(lambda source, table: SharedStart(source, batch)) if shared else None,
+            start=begin,
             speed=self._speed,
+            with_loss=False,
         )  # fmt: skip
+        return list(outcome.adversarial.chunk(count))
 
     def _rule(self) -> Rule:
         return Steepest
