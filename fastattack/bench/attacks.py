@@ -20,6 +20,7 @@ from ..fast.precision import bf16_units
 from . import cases, loops, peers
 from .cases import Case
 from .judge import EXACT, REDUCED, Judge, Run
+from .machine import check_device
 from .trial import Trial, Way
 
 BEHIND = 0.05
@@ -114,10 +115,7 @@ def attack_trials(
     Raises:
         ValueError: a device that is not there, steps < 2.
     """
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"device: wanted 'cpu' or 'cuda', got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: wanted 'cpu', got 'cuda', but torch sees no GPU here")
+    check_device(device)
     if steps < 2:
         raise ValueError(f"steps: wanted 2 at least, got {steps}")
     usual = QUICK if quick else FULL

@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import attacks, models, ops
 from ..each import attack_each
 from ..evaluate import transfer_matrix
+from .machine import check_device
 from .timing import Pace, interleaved
 from .trial import Call
 
@@ -117,17 +118,16 @@ FULL = Scale()
 QUICK = Scale((16, 32, 64), (1, 2, 4), (16, 24, 32), (1, 2, 3), (1, 2, 4), 1, 32, 2, 0.001)
 
 
-def growth(*, device: str, quick: bool) -> tuple[Growth, ...]:
+def growth(*, device: str, quick: bool, rounds: int | None = None) -> tuple[Growth, ...]:
     """Ops and attacks against all that makes them longer. Seconds where quick, else a minute or two.
 
     Raises:
         ValueError: a device that is not there.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: wanted 'cpu', got 'cuda', but torch sees no GPU here")
+    check_device(device)
     scale = QUICK if quick else FULL
     own = device == "cpu" and torch.get_num_threads() == 1
-    pace = Pace(scale.rounds, scale.least, device, own)
+    pace = Pace(rounds or scale.rounds, scale.least, device, own)
     return (*_ops(scale, device, pace), *_attacks(scale, device, pace))
 
 

@@ -17,6 +17,7 @@ from ..fast.precision import bf16_units
 from . import cases, loops
 from .cases import Case
 from .judge import EXACT, REDUCED, Judge, Run
+from .machine import check_device
 from .trial import Trial, Way
 
 OURS = "fastattack.compat."
@@ -150,7 +151,11 @@ def layer_trials(
         quick: small images, two steps, one class of each library.
         only: parts of the rows' names, capitals or not; () means all.
         steps: gradients of each attack.
+
+    Raises:
+        ValueError: a device that is not there.
     """
+    check_device(device)
     for model in MODELS[:1] if quick else MODELS:
         for layer in LAYERS:
             name = f"{title(layer)} {model}"

@@ -15,6 +15,14 @@ PACKAGES = ("fastattack", "torch", "triton", "numpy", "cupy-cuda13x", "cupy-cuda
             "adversarial-robustness-toolbox", "autoattack", "adv-lib", "cospgd")  # fmt: skip
 
 
+def check_device(device: str) -> None:
+    """Raises ValueError for another device than "cpu" and "cuda", and for a GPU that is not there."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device: wanted cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: wanted cuda, but torch sees no GPU here")
+
+
 def describe(device: str) -> dict[str, Any]:
     """Machine, versions, threads and commit; plain values for JSON."""
     return {

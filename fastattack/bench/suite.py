@@ -42,7 +42,7 @@ class Settings:
         shapes: of the ops' images, each (B, C, H, W); by default from 1x1x64x64 to 64x3x512x512, and one of them in
             other memory formats.
         threads: of torch and the kernels; those that torch has taken without.
-        rounds: of A B A B; 11, or 3 where quick.
+        rounds: of A B A B; 11, or 3 where quick (growth: 6, or 2).
         compile: with the ways of torch.compile.
         shared: folder with published weights and images; without, random ones that cost the same.
 
@@ -64,10 +64,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.suite not in SUITES:
             raise ValueError(f"suite: wanted one of {', '.join(SUITES)}, got {self.suite!r}")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device: wanted cpu or cuda, got {self.device!r}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device: wanted cuda, but torch sees no GPU here")
+        machine.check_device(self.device)
         for name in ("threads", "rounds"):
             number = getattr(self, name)
             if number is not None and number < 1:
@@ -214,4 +211,5 @@ def growth_of(settings: Settings) -> dict[str, Any]:
         return {}
     from .growth import growth
 
-    return {"growth": [one.as_dict() for one in growth(device=settings.device, quick=settings.quick)]}
+    found = growth(device=settings.device, quick=settings.quick, rounds=settings.rounds)
+    return {"growth": [one.as_dict() for one in found]}
