@@ -103,9 +103,16 @@ struct Run {
   }
   T* open(const View& view, i64 b, const Index& i, i64 n) {
     T* own = place(view, b, i, n);
-    if (own != buffer) return own;
-    S* from = address<S>(view, b, i);
-    switch (view.stride[4]) {
+    return own != buffer ? own : read(address<S>(view, b, i), view.stride[4], n);
+  }
+  void close(const T* values, const View& view, i64 b, const Index& i, i64 n) {
+    if (values == buffer) write(address<S>(view, b, i), view.stride[4], n);
+  }
+
+ private:
+  // Not inline: a kernel opens many runs, and each copy of these loops costs the compiler as much as the kernel itself.
+  __attribute__((noinline)) T* read(const S* from, i64 stride, i64 n) {
+    switch (stride) {
       case 1:
         widen_run(from, buffer, n);
         break;
@@ -116,17 +123,15 @@ struct Run {
         widen(from, 3, buffer, n);
         break;
       default:
-        widen(from, view.stride[4], buffer, n);
+        widen(from, stride, buffer, n);
     }
     return buffer;
   }
-  void close(const T* values, const View& view, i64 b, const Index& i, i64 n) {
-    if (values != buffer) return;
-    S* to = address<S>(view, b, i);
-    if (view.stride[4] == 1)
+  __attribute__((noinline)) void write(S* to, i64 stride, i64 n) const {
+    if (stride == 1)
       narrow_run(buffer, to, n);
     else
-      narrow(buffer, to, view.stride[4], n);
+      narrow(buffer, to, stride, n);
   }
 };
 
