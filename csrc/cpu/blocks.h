@@ -103,36 +103,34 @@ struct Run {
   }
   T* open(const View& view, i64 b, const Index& i, i64 n) {
     T* own = place(view, b, i, n);
-    return own != buffer ? own : read(address<S>(view, b, i), view.stride[4], n);
+    if (own != buffer) return own;
+    const S* from = address<S>(view, b, i);
+    if (view.stride[4] == 1)
+      widen_run(from, buffer, n);
+    else
+      read(from, view.stride[4], n);
+    return buffer;
   }
   void close(const T* values, const View& view, i64 b, const Index& i, i64 n) {
-    if (values == buffer) write(address<S>(view, b, i), view.stride[4], n);
+    if (values != buffer) return;
+    S* to = address<S>(view, b, i);
+    if (view.stride[4] == 1)
+      narrow_run(buffer, to, n);
+    else
+      write(to, view.stride[4], n);
   }
 
  private:
   // Not inline: a kernel opens many runs, and each copy of these loops costs the compiler as much as the kernel itself.
-  __attribute__((noinline)) T* read(const S* from, i64 stride, i64 n) {
-    switch (stride) {
-      case 1:
-        widen_run(from, buffer, n);
-        break;
-      case 2:  // every second column
-        widen(from, 2, buffer, n);
-        break;
-      case 3:  // one colour of channels_last
-        widen(from, 3, buffer, n);
-        break;
-      default:
-        widen(from, stride, buffer, n);
-    }
-    return buffer;
-  }
-  __attribute__((noinline)) void write(S* to, i64 stride, i64 n) const {
-    if (stride == 1)
-      narrow_run(buffer, to, n);
+  __attribute__((noinline)) void read(const S* from, i64 stride, i64 n) {
+    if (stride == 2)  // every second column
+      widen(from, 2, buffer, n);
+    else if (stride == 3)  // one colour of channels_last
+      widen(from, 3, buffer, n);
     else
-      narrow(buffer, to, stride, n);
+      widen(from, stride, buffer, n);
   }
+  __attribute__((noinline)) void write(S* to, i64 stride, i64 n) const { narrow(buffer, to, stride, n); }
 };
 
 struct MaskRun {
