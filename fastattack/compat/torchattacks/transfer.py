@@ -249,7 +249,7 @@ class UPGD(_Momentum):
         both = self.targeted and self.loss == "dlr"
         return self._steps(
             ours.MIFGSM, images, torch.stack((given, goal), 1) if both else goal, start=start,
-            objective=loss_of(self.loss, self.targeted), eot=self.eot_iter, seed=seed(),
+            objective=loss_of(self.loss, self.targeted), eot=self.eot_iter, seed=seed() if self.eot_iter > 1 else 0,
         )  # fmt: skip
 
 
