@@ -169,3 +169,19 @@ def test_multiattack_saves_clean_images_by_torchattacks_name(net, theirs, tmp_pa
         attack = lib.MultiAttack([lib.FGSM(net), lib.PGD(net, steps=1)])
         attack.save([batch()], tmp_path / lib.__name__, verbose=False, return_verbose=True, save_clean_images=True)
         assert torch.equal(torch.load(tmp_path / lib.__name__, weights_only=True)["clean_inputs"], batch()[0])
+
+
+def test_attacks_held_in_lists_of_lists_see_what_their_holder_sees(net):
+    class Holder(ours.Attack):
+        def __init__(self, model):
+            super().__init__("Holder", model)
+            self.stages = {"first": [[ours.FGSM(model, 0.05)]]}
+
+        def forward(self, inputs, labels=None):
+            return self.stages["first"][0][0](inputs, labels)
+
+    images, labels = batch()
+    holder, plain = Holder(net), ours.FGSM(net, 0.05)
+    for attack in (holder, plain):
+        attack.set_normalization_used(MEAN, STD)
+    assert torch.equal(holder(normalised(images), labels), plain(normalised(images), labels))

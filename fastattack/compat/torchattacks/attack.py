@@ -190,9 +190,7 @@ class Attack(Targets, Saving):
 
     def _parts(self) -> Iterator[Attack]:
         """The attacks that this one is made of."""
-        for value in vars(self).values():
-            held = list(value.values()) if isinstance(value, dict) else value
-            yield from (one for one in (held if isinstance(held, (list, tuple)) else [held]) if isinstance(one, Attack))
+        yield from _attacks_in(list(vars(self).values()))
 
     @contextmanager
     def _modes(self) -> Iterator[None]:
@@ -249,6 +247,15 @@ class _Normalised(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.model(_normalise(x, self.mean, self.std))
+
+
+def _attacks_in(value: Any) -> Iterator[Attack]:
+    """The attacks that a value is or holds, in lists of lists too."""
+    if isinstance(value, Attack):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _attacks_in(one)
 
 
 def _normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
