@@ -65,14 +65,25 @@ def numbers(attack: Any) -> None:
         TypeError: no number. ValueError: one that cannot be.
     """
     for name in ("eps", "alpha", "std"):
-        value = getattr(attack, name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}: wanted a number, got {value!r}")
-        if not 0 <= float(value) < math.inf or (name == "alpha" and value == 0 and hasattr(attack, name)):
-            raise ValueError(f"{name}: wanted a finite number {'> 0' if name == 'alpha' else '>= 0'}, got {value!r}")
+        if hasattr(attack, name):
+            real(attack, name, positive=name == "alpha")
     for name, least in (("steps", 0), ("eot_iter", 1), ("n_restarts", 1), ("n_queries", 1)):
-        value = getattr(attack, name, least)
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name}: wanted a whole number, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+        if hasattr(attack, name):
+            whole(attack, name, least)
+
+
+def real(attack: Any, name: str, *, positive: bool) -> None:
+    """A finite number, not negative, not 0 where it must be positive."""
+    value = getattr(attack, name)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: wanted a number, got {value!r}")
+    if not 0 <= float(value) < math.inf or (positive and value == 0):
+        raise ValueError(f"{name}: wanted a finite number {'> 0' if positive else '>= 0'}, got {value!r}")
+
+
+def whole(attack: Any, name: str, least: int) -> None:
+    value = getattr(attack, name)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: wanted a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")

@@ -100,6 +100,8 @@ class Square(Search):
             raise ValueError("resc_schedule: wanted True (squares shrink along the budget), got False")
         if self.loss not in ("margin", "ce"):
             raise ValueError(f"loss: wanted 'margin' or 'ce', got {self.loss!r}")
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f"p_init: wanted a share in (0, 1], got {self.p_init!r}")
         margin = self.loss == "margin"
         until: dict[str, Any] = {"threshold": 0.0, "stop": "success"} if margin else {}
         attack = self._engine(
