@@ -116,6 +116,29 @@ def test_micro_batches_and_early_ends_change_nothing(model, kind):
     assert torch.equal(ended.success, whole.loss > level)
 
 
+class Root(nn.Module):
+    """Has no numbers for pixels below 0, nor a slope at 0."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sqrt()
+
+
+def test_numbers_that_are_none_beside_the_iterate_are_told():
+    x = torch.full((2, 1, 4, 4), 0.01, dtype=torch.float64)
+    x[0] = 0.5
+    with pytest.raises(fa.NonFiniteError, match="step 0 for sample 1"):
+        fa.VMIFGSM(Root(), eps=0.05, steps=2, step=1e-3, neighbours=3, bounds=(0.0, 1.0))(x, torch.ones_like(x))
+
+
+def test_numbers_that_are_none_for_a_fainter_copy_are_told():
+    x = torch.full((2, 1, 4, 4), 0.6, dtype=torch.float64)
+    x[0] = 0.9
+    shifted = nn.Sequential(Root())
+    shifted.forward = lambda v: (v - 0.4).sqrt()
+    with pytest.raises(fa.NonFiniteError, match="step 0 for sample"):
+        fa.SINIFGSM(shifted, eps=0.01, steps=2, step=1e-3, copies=2)(x, torch.ones_like(x))
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [

@@ -45,7 +45,8 @@ class VarianceTuned(Momentum):
         for number in range(self.neighbours):
             seed = (job.schedule.restart_seed(self.restart) + (step * self.neighbours + number + 1) * _APART) % 2**64
             job.table.random_start(self.near, self.adv, "linf", job.eps * self.spread, check.UNBOUNDED, seed, job.ids)
-            _, grad = job.gradient(self.near, step, self.restart)
+            loss, grad = job.gradient(self.near, step, self.restart)
+            job.watch(step, loss, grad)
             job.table.accumulate(total, grad, 1.0, 1.0 / self.neighbours)
         return total
 
@@ -68,7 +69,8 @@ class Scaled(Momentum):
         total = grad / self.copies
         for number in range(1, self.copies):
             scale = 2.0**-number
-            _, fainter = job.gradient(seen * scale, step, self.restart)
+            faint, fainter = job.gradient(seen * scale, step, self.restart)
+            job.watch(step, faint, fainter)
             job.table.accumulate(total, fainter, 1.0, scale / self.copies)
         super().learn(step, loss, total)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from numbers import Number
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ...attacks import Attack as Engine
 from ...fast import Speed
-from ...guard import modules_of
+from ...guard import buffers_kept, modules_of
 from ...objectives import Objective, cross_entropy
 from . import checks
 from .saving import Saving
@@ -58,6 +59,8 @@ class Attack(Targets, Saving):
         raise NotImplementedError
 
     def __call__(self, inputs: Tensor, labels: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        if isinstance(inputs, Tensor) and len(inputs) == 0:
+            return inputs.detach().clone().to(self.device)
         with self._modes():
             if self._normalization_applied is not True:
                 return self.forward(inputs, labels, *args, **kwargs)
@@ -81,6 +84,7 @@ class Attack(Targets, Saving):
 
     def set_device(self, device: Any) -> None:
         self.device = device
+        self._normalised = None
         for part in self._parts():
             part.set_device(device)
 
@@ -97,7 +101,7 @@ class Attack(Targets, Saving):
 
     def set_normalization_used(self, mean: Any, std: Any) -> None:
         """Inputs are (image - mean) / std, and results too; eps and the like stay on the [0, 1] scale."""
-        mean, std = torch.as_tensor(mean), torch.as_tensor(std)
+        mean, std = (torch.as_tensor(v).detach().clone() for v in (mean, std))
         if mean.dim() != 1 or mean.shape != std.shape or bool((std == 0).any()):
             raise ValueError(
                 f"mean, std: wanted a number for each channel, std not 0, got shapes {tuple(mean.shape)}, "
@@ -111,12 +115,11 @@ class Attack(Targets, Saving):
             part.set_normalization_used(mean, std)
 
     def normalize(self, inputs: Tensor) -> Tensor:
-        mean, std = self._statistics(inputs)
-        return (inputs - mean) / std
+        return _normalise(inputs, *self._statistics(inputs.device))
 
     def inverse_normalize(self, inputs: Tensor) -> Tensor:
-        mean, std = self._statistics(inputs)
-        return inputs * std + mean
+        mean, std = self._statistics(inputs.device)
+        return _typed(inputs * std + mean, inputs)
 
     def set_model_training_mode(
         self, model_training: bool = False, batchnorm_training: bool = False, dropout_training: bool = False
@@ -143,8 +146,8 @@ class Attack(Targets, Saving):
         checks.images(images)
         checks.labels(labels, images)
         images = images.detach().to(self.device)
-        labels = labels.detach().to(self.device)
-        checks.range_of(images, self.normalization_used is not None)
+        labels = labels.detach().to(self.device).long()
+        images = checks.in_range(images, self.normalization_used is not None)
         return images, labels, self.get_target_label(images, labels) if self.targeted else labels
 
     def _engine(
@@ -154,10 +157,11 @@ class Attack(Targets, Saving):
         objective: Objective = cross_entropy,
         **options: Any,
     ) -> Engine:
-        """Our attack, with what is the same for all."""
+        """Our attack, with what is the same for all; NumPy's numbers as Python's."""
+        plain = {k: v.item() if isinstance(v, Number) and hasattr(v, "item") else v for k, v in options.items()}
         return kind(
             self._victim(), objective=objective, targeted=self.targeted, bounds=(0.0, 1.0),
-            eval_mode=not self._model_training, **self._speed, **options,
+            eval_mode=not self._model_training, **self._speed, **plain,
         )  # fmt: skip
 
     def _walk(
@@ -178,32 +182,35 @@ class Attack(Targets, Saving):
         if not isinstance(self.model, nn.Module):
             return self.get_logits
         if self._normalised is None or self._normalised.model is not self.model:
-            self._normalised = _Normalised(self.model, *self._statistics(torch.empty(0, device=self.device)))
+            self._normalised = _Normalised(self.model, *self._statistics(self.device))
+        self._normalised.training = self.model.training
         return self._normalised
 
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def _parts(self) -> Iterator[Attack]:
         """The attacks that this one is made of."""
-        for value in vars(self).values():
-            held = list(value.values()) if isinstance(value, dict) else value
-            yield from (one for one in (held if isinstance(held, (list, tuple)) else [held]) if isinstance(one, Attack))
+        yield from _attacks_in(list(vars(self).values()))
 
     @contextmanager
     def _modes(self) -> Iterator[None]:
-        """Inside: the modes of an attack. After: each module's own."""
+        """Inside: the modes of an attack. After: each module's own, and its buffers.
+
+        The engine does so too, but not for what `get_logits` of a subclass calls, nor in forward passes beside it.
+        """
         modules = modules_of(self.model)
         before = [(m, m.training) for m in modules]
-        try:
-            for m in modules:
-                held = ("BatchNorm" in type(m).__name__ and not self._batchnorm_training) or (
-                    "Dropout" in type(m).__name__ and not self._dropout_training
-                )
-                m.training = self._model_training and not held
-            yield
-        finally:
-            for m, flag in before:
-                m.training = flag
+        with buffers_kept(modules):
+            try:
+                for m in modules:
+                    held = ("BatchNorm" in type(m).__name__ and not self._batchnorm_training) or (
+                        "Dropout" in type(m).__name__ and not self._dropout_training
+                    )
+                    m.training = self._model_training and not held
+                yield
+            finally:
+                for m, flag in before:
+                    m.training = flag
 
     @contextmanager
     def _in_pixels(self) -> Iterator[None]:
@@ -216,10 +223,10 @@ class Attack(Targets, Saving):
                     stack.enter_context(part._in_pixels())
             yield
 
-    def _statistics(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _statistics(self, device: Any) -> tuple[Tensor, Tensor]:
         if self.normalization_used is None:
             raise ValueError("normalize: wanted set_normalization_used(mean, std) first")
-        return self.normalization_used["mean"].to(inputs.device), self.normalization_used["std"].to(inputs.device)
+        return self.normalization_used["mean"].to(device), self.normalization_used["std"].to(device)
 
     def _take_normalization(self, model: Any) -> None:
         """The normalisation of a model of MAIR."""
@@ -237,10 +244,27 @@ class _Normalised(nn.Module):
     def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.model, self.mean, self.std = model, mean, std
-        self.train(model.training)
 
     def forward(self, x: Tensor) -> Any:
-        return self.model((x - self.mean) / self.std)
+        return self.model(_normalise(x, self.mean, self.std))
+
+
+def _attacks_in(value: Any) -> Iterator[Attack]:
+    """The attacks that a value is or holds, in lists of lists too."""
+    if isinstance(value, Attack):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _attacks_in(one)
+
+
+def _normalise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return _typed((x - mean) / std, x)
+
+
+def _typed(value: Tensor, like: Tensor) -> Tensor:
+    """In the type of these images: mean and std may be wider."""
+    return value.to(like.dtype) if like.is_floating_point() else value
 
 
 def _device_of(model: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -21,15 +22,20 @@ def images(value: Any) -> None:
         raise RuntimeError(f"inputs: wanted floating images in [0, 1], got {value.dtype}; divide by 255")
 
 
-def range_of(value: Tensor, normalised: bool) -> None:
-    """Pixels from 0 to 1; torchattacks clips others, and its perturbation is no longer small."""
-    if value.numel() == 0:
-        return
+def in_range(value: Tensor, normalised: bool) -> Tensor:
+    """The images, from 0 to 1 once what normalisation and its inverse round is cut off.
+
+    torchattacks clips all that is outside, and its perturbation is no longer small.
+
+    Raises:
+        ValueError: NaN, or pixels further outside.
+    """
     low, high = (v.item() for v in value.aminmax())
-    slack = 1e-5 if normalised else 0.0  # what normalisation and its inverse round
+    slack = max(1e-5, 4 * torch.finfo(value.dtype).eps) if normalised else 0.0
     if not (low >= -slack and high <= 1 + slack):  # NaN is neither
         how = "are mean and std those of the inputs?" if normalised else "for normalised ones: set_normalization_used"
         raise ValueError(f"inputs: wanted images in [0, 1], got {low:g} to {high:g} ({how})")
+    return value if low >= 0 and high <= 1 else value.clamp(0, 1)
 
 
 def labels(value: Any, inputs: Tensor) -> None:
@@ -59,14 +65,25 @@ def numbers(attack: Any) -> None:
         TypeError: no number. ValueError: one that cannot be.
     """
     for name in ("eps", "alpha", "std"):
-        value = getattr(attack, name, 0.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name}: wanted a number, got {value!r}")
-        if not 0 <= value < math.inf or (name == "alpha" and value == 0 and hasattr(attack, name)):
-            raise ValueError(f"{name}: wanted a finite number {'> 0' if name == 'alpha' else '>= 0'}, got {value!r}")
+        if hasattr(attack, name):
+            real(attack, name, positive=name == "alpha")
     for name, least in (("steps", 0), ("eot_iter", 1), ("n_restarts", 1), ("n_queries", 1)):
-        value = getattr(attack, name, least)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: wanted a whole number, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+        if hasattr(attack, name):
+            whole(attack, name, least)
+
+
+def real(attack: Any, name: str, *, positive: bool) -> None:
+    """A finite number, not negative, not 0 where it must be positive."""
+    value = getattr(attack, name)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: wanted a number, got {value!r}")
+    if not 0 <= float(value) < math.inf or (positive and value == 0):
+        raise ValueError(f"{name}: wanted a finite number {'> 0' if positive else '>= 0'}, got {value!r}")
+
+
+def whole(attack: Any, name: str, least: int) -> None:
+    value = getattr(attack, name)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: wanted a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")

@@ -71,15 +71,21 @@ class MultiAttack(Attack):
         save_predictions: bool = False,
         save_clean_inputs: bool = False,
         save_type: str = "float",
+        *,
+        save_clean_images: bool = False,
     ) -> tuple[Any, ...] | None:
-        """As for other attacks; the numbers given back have the success rates after each attack at the second place."""
+        """As for other attacks; the numbers given back have the success rates after each attack at the second place.
+
+        save_clean_images: torchattacks' name here for save_clean_inputs.
+        """
         before = self.verbose
         self._multi_atk_records = [0.0] * (len(self.attacks) + 1)
         self.verbose, self._accumulate_multi_atk_records = False, True
         try:
             found = super().save(
-                data_loader, save_path, verbose, return_verbose, save_predictions, save_clean_inputs, save_type
-            )
+                data_loader, save_path, verbose, return_verbose, save_predictions,
+                save_clean_inputs or save_clean_images, save_type,
+            )  # fmt: skip
             return (
                 None
                 if found is None

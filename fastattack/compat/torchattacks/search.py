@@ -30,7 +30,10 @@ class Search(Attack):
 
     def _hits(self, adversarial: Tensor, goal: Tensor) -> Tensor:
         """(B,) bool, by the model as it is: fooled, or in a targeted mode taken for the target."""
-        predicted = self.get_output_with_eval_nograd(adversarial).argmax(1)
+        logits = self.get_output_with_eval_nograd(adversarial)
+        if logits.dim() != 2:
+            raise ValueError(f"model: wanted logits (B, classes) for {self.attack}, got {tuple(logits.shape)}")
+        predicted = logits.argmax(1)
         return predicted == goal if self.targeted else predicted != goal
 
     def _hits_or_images(self, adversarial: Tensor, images: Tensor, goal: Tensor) -> Tensor:
@@ -97,6 +100,8 @@ class Square(Search):
             raise ValueError("resc_schedule: wanted True (squares shrink along the budget), got False")
         if self.loss not in ("margin", "ce"):
             raise ValueError(f"loss: wanted 'margin' or 'ce', got {self.loss!r}")
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f"p_init: wanted a share in (0, 1], got {self.p_init!r}")
         margin = self.loss == "margin"
         until: dict[str, Any] = {"threshold": 0.0, "stop": "success"} if margin else {}
         attack = self._engine(

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...guard import frozen
+
 TargetMap = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -48,8 +50,8 @@ class Targets:
             print(f"Attack mode is changed to '{mode}'.")
 
     def set_mode_targeted_by_function(self, target_map_function: TargetMap, quiet: bool = False) -> None:
-        """Towards target_map_function(inputs, labels), (B,) int64; inputs as the caller gives them to the model's
-        images in [0, 1]."""
+        """Towards target_map_function(inputs, labels), (B,) int64; inputs are in [0, 1], also after
+        `set_normalization_used`."""
         if not callable(target_map_function):
             got = type(target_map_function).__name__
             raise TypeError(f"target_map_function: wanted a function of (inputs, labels), got {got}")
@@ -105,21 +107,14 @@ class Targets:
         others = logits.shape[1] - 1
         if others < 1:
             raise ValueError(f"model: wanted logits of 2 classes at least, got {others + 1}")
-        drawn = (others * torch.rand(len(labels))).long().to(labels.device)
+        drawn = (others * torch.rand(labels.shape)).long().to(labels.device)
         return (drawn + (drawn >= labels)).to(self.device)
 
     @torch.no_grad()
     def get_output_with_eval_nograd(self, inputs: Tensor) -> Tensor:
         """Logits of the model in eval mode, without a graph."""
-        modules = list(self.model.modules()) if isinstance(self.model, torch.nn.Module) else []
-        before = [(m, m.training) for m in modules]
-        try:
-            for m in modules:
-                m.training = False
+        with frozen(self.model):
             return self.get_logits(inputs)
-        finally:
-            for m, flag in before:
-                m.training = flag
 
 
 def _itself(inputs: Tensor, labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from ... import attacks as ours
 from ...objectives import Objective, cross_entropy, cw_margin, dlr, dlr_targeted
 from ...views import smoothing_kernel
+from . import checks
 from .attack import Attack
 from .gradient import seed, uniform
 
@@ -30,6 +31,7 @@ class _Momentum(Attack):
     decay: float
 
     def _steps(self, kind: Callable[..., Any], images: Tensor, goal: Any, **options: Any) -> Tensor:
+        checks.real(self, "decay", positive=False)
         return self._walk(
             kind, images, goal, eps=self.eps, step=self.alpha, steps=self.steps, decay=self.decay, random_start=False,
             **options,
@@ -164,6 +166,10 @@ class TIFGSM(_Momentum):
 
     def _smooth(self) -> Tensor:
         """The kernel; a Gaussian's ends lie ``nsig`` standard deviations out."""
+        checks.real(self, "nsig", positive=True)
+        checks.whole(self, "len_kernel", 1)
+        if self.len_kernel % 2 == 0:
+            raise ValueError(f"len_kernel: wanted an odd whole number, got {self.len_kernel}")
         reach = (self.len_kernel - 1) / 2 / self.nsig
         sigma = reach if self.kernel_name == "gaussian" and reach > 0 else None
         return smoothing_kernel(self.len_kernel, kind=self.kernel_name, sigma=sigma)
@@ -194,6 +200,7 @@ class SINIFGSM(_Momentum):
 
     def forward(self, images: Tensor, labels: Any) -> Tensor:  # type: ignore[override]
         images, _, goal = self._ready(images, labels)
+        checks.whole(self, "m", 1)
         return self._steps(ours.SINIFGSM, images, goal, copies=self.m)
 
 
@@ -217,6 +224,8 @@ class VMIFGSM(_Momentum):
 
     def forward(self, images: Tensor, labels: Any) -> Tensor:  # type: ignore[override]
         images, _, goal = self._ready(images, labels)
+        checks.whole(self, "N", 1)
+        checks.real(self, "beta", positive=True)
         return self._steps(type(self)._kind, images, goal, neighbours=self.N, spread=self.beta, seed=seed())
 
 
@@ -249,7 +258,7 @@ class UPGD(_Momentum):
         both = self.targeted and self.loss == "dlr"
         return self._steps(
             ours.MIFGSM, images, torch.stack((given, goal), 1) if both else goal, start=start,
-            objective=loss_of(self.loss, self.targeted), eot=self.eot_iter, seed=seed(),
+            objective=loss_of(self.loss, self.targeted), eot=self.eot_iter, seed=seed() if self.eot_iter > 1 else 0,
         )  # fmt: skip
 
 
