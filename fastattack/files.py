@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,6 +41,23 @@ def write_atomic(path: str | Path, content: bytes | Callable[[BinaryIO], object]
         raise OSError(f"{path}: cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Before long work whose result is to be written: makes the folder, and a file in it that is gone at once.
+
+    Raises:
+        OSError: `write_atomic` could not write there; names the file.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -67,6 +67,11 @@ class JobConfig:
             object.__setattr__(self, "steps", 1 if self.attack in _IN_ONE_STEP else 10)
         if self.norm is None:
             object.__setattr__(self, "norm", "l2" if self.attack == "obsatk" else "linf")
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(
+                f"eps: wanted a radius for images in [0, 1], such as 5/255, got {self.eps:g} (sigma alone is on the "
+                "0-255 scale)"
+            )
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,7 @@ def truncated(path: Path) -> None:
         (["--eps", "5/0"], ["eps", "5/0"]),
         (["--eps", "-1"], ["eps", ">= 0"]),
         (["--eps", "nan"], ["eps", "nan"]),
+        (["--eps", "5"], ["eps", "5/255", "sigma alone"]),
         (["--steps", "0"], ["steps"]),
         (["--sigma", "0"], ["sigma"]),
         (["--norm", "l0"], ["norm", "l0"]),

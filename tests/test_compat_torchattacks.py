@@ -366,6 +366,17 @@ def test_a_failed_save_leaves_the_old_file(net, tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_first_batch(net, tmp_path):
+    images, labels = batch()
+    (tmp_path / "file").write_bytes(b"")
+    asked: list[int] = []
+    net.register_forward_hook(lambda *_: asked.append(1))
+    for place in (tmp_path, tmp_path / "file" / "adv.pt"):
+        with pytest.raises(OSError, match=f"{place}: cannot be written"):
+            ours.PGD(net, steps=1).save([(images, labels)], place)
+    assert not asked
+
+
 def test_numbers_change_after_the_constructor(net):
     images, labels = batch()
     attack = ours.PGD(net, random_start=False)
@@ -391,6 +402,8 @@ def test_speed_is_asked_for_by_name(net):
     assert attack(images, labels).dtype is torch.float32
     with pytest.raises(ValueError, match="precision: wanted"):
         attack.set_speed(precision="int8")
+    with pytest.raises(TypeError, match="set_speed: unknown option 'precison'; did you mean 'precision'"):
+        attack.set_speed(precison="bf16")
 
 
 BAD: list[tuple[Callable[[nn.Module, torch.Tensor, torch.Tensor], Any], type[Exception], str]] = [

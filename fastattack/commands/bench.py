@@ -18,7 +18,7 @@ _OPTION = typer.Option
 def bench(
     suite: Annotated[str, _OPTION(help="ops, attacks, layers (drop-in), growth (of cost with size) or all")] = "all",
     device: Annotated[str, _OPTION(help="cpu or cuda; auto is the GPU where there is one")] = "cpu",
-    quick: Annotated[bool, _OPTION("--quick", help="a minute, to see that all works; its times say little")] = False,
+    quick: Annotated[bool, _OPTION("--quick", help="some minutes: all works; its times say little")] = False,
     out: Annotated[Path | None, _OPTION(help="folder for bench.json, table.txt, figures and report.html")] = None,
     compare: Annotated[
         Path | None, _OPTION(help="bench.json of an earlier run, or its folder: what changed beyond the noise")
@@ -33,8 +33,12 @@ def bench(
     threads: Annotated[int | None, _OPTION(help="default: those that torch takes; 1 is timed by its own clock")] = None,
     rounds: Annotated[int | None, _OPTION(help="of A B A B; default 11, quick 3")] = None,
     compile: Annotated[
-        bool, _OPTION("--compile/--no-compile", help="time torch.compile too (10 s and more each to compile)")
-    ] = True,
+        bool | None,
+        _OPTION(
+            "--compile/--no-compile",
+            help="time torch.compile too (10 s and more for each way); unless quick",
+        ),
+    ] = None,
     shared: Annotated[
         Path | None, _OPTION(help="folder with published weights and data; default: random ones that cost the same")
     ] = None,
@@ -54,7 +58,8 @@ def bench(
     where = device_name(device)
     settings = suites.Settings(
         suite=suite, device=where, quick=quick, only=tuple(only or ()), dtypes=tuple(dtype or DTYPES),
-        shapes=tuple(map(shape_of, shape or ())), threads=threads, rounds=rounds, compile=compile, shared=shared,
+        shapes=tuple(map(shape_of, shape or ())), threads=threads, rounds=rounds,
+        compile=not quick if compile is None else compile, shared=shared,
     )  # fmt: skip
     old = None if compare is None else folder.result_of(compare)
     console = table.stdout()

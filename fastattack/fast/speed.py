@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..inputs import unknown_option
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 GRAPHS = ("never", "auto", "always")
@@ -49,3 +52,15 @@ class Speed:
             raise ValueError(f"chunk: wanted a whole number >= 1 or None, got {chunk!r}")
         if self.compile and self.graph == "always":
             raise ValueError("graph: wanted 'never' or 'auto' with compile=True (torch.compile has graphs of its own)")
+
+
+def speed_of(**options: Any) -> Speed:
+    """`Speed`, for methods that take its fields by name.
+
+    Raises:
+        TypeError: a name that is none of them. ValueError: as `Speed`.
+    """
+    known = {field.name for field in fields(Speed)}
+    if options.keys() - known:
+        raise unknown_option("set_speed", options.keys() - known, known)
+    return Speed(**options)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from typing_extensions import Self
 
 from ...engine import Outcome, Rule, Schedule, Source, attack
-from ...fast import Speed
+from ...fast import Speed, speed_of
 from ...objectives import Objective
 from ...ops.backend import Backend
 from ...threat import Threat
@@ -41,7 +41,7 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
 
     def set_speed(self, precision: str = "auto", **options: Any) -> Self:
         """How gradients are made, beyond what ART can say; the fields of `fastattack.fast.Speed`. Gives back itself."""
-        self._speed = Speed(precision=precision, **options)
+        self._speed = speed_of(precision=precision, **options)
         return self
 
     def set_params(self, **kwargs: Any) -> None:

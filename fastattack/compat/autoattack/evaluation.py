@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ...engine import Model
-from ...fast import Speed
+from ...fast import speed_of
 from ...guard import buffers_kept, modules_of, random_state
 from . import checks
 from .stages import NORMS, APGDStage, APGDTargetedStage, FABStage, Shared, SquareStage, Stage, draw_seed, settings_of
@@ -103,7 +103,7 @@ class AutoAttack:
 
         With a reduced precision every point that may count is judged by the model as it is, a forward pass more.
         """
-        self.shared.speed = Speed(**options)
+        self.shared.speed = speed_of(**options)
         return self
 
     def get_logits(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...attacks import Attack as Engine
-from ...fast import Speed
+from ...fast import speed_of
 from ...guard import buffers_kept, modules_of
 from ...objectives import Objective, cross_entropy
 from . import checks
@@ -93,7 +93,7 @@ class Attack(Targets, Saving):
 
         Not in torchattacks. Without it gradients are float32, as torchattacks' are. Returns the attack.
         """
-        Speed(**options)
+        speed_of(**options)
         self._speed = options
         for part in self._parts():
             part.set_speed(**options)

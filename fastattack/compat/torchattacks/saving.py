@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from ...files import write_atomic
+from ...files import check_writable, write_atomic
 
 KINDS = ("float", "int")
 
@@ -55,10 +55,13 @@ class Saving:
         The keys are "adv_inputs", "labels", "save_type"; images are saved in [0, 1], whatever the normalisation.
 
         Raises:
-            ValueError: another save_type, or a loader without a batch. OSError: the file cannot be written.
+            ValueError: another save_type, or a loader without a batch. OSError: the file cannot be
+                written (before the first batch).
         """
         if save_type not in KINDS:
             raise ValueError(f"save_type: wanted 'float' or 'int', got {save_type!r}")
+        if save_path is not None:
+            check_writable(save_path)
         kept: dict[str, list[Tensor]] = {"adv_inputs": [], "labels": []}
         kept |= {"preds": []} if save_predictions else {}
         kept |= {"clean_inputs": []} if save_clean_inputs else {}

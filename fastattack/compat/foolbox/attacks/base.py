@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ....engine import NonFiniteError
-from ....fast import Speed
+from ....fast import Speed, speed_of
 from ....guard import left_as_found
 from ..criteria import ask, get_criterion
 from ..distances import Distance
@@ -50,7 +50,7 @@ class Attack(ABC):
 
     def set_speed(self, **fields: Any) -> Self:
         """How gradients are made: fields of `fastattack.fast.Speed`. Gives back the attack itself."""
-        self._speed = Speed(**fields)
+        self._speed = speed_of(**fields)
         return self
 
     def __repr__(self) -> str:
