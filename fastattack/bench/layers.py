@@ -1,4 +1,8 @@
-"""The layers suite: each class of the drop-in layers beside the original, called by the same lines of code."""
+"""The layers suite: classes of the drop-in layers beside the originals, called by the same lines of code.
+
+Gradient attacks alone: where the results are successes (C&W, DDN, APGD, FAB, Square) or labels have no say (TPGD), the
+case's loss is no gate.
+"""
 
 from __future__ import annotations
 
@@ -116,11 +120,14 @@ LAYERS: tuple[Layer, ...] = (
     _TA("FGSM", _torchattacks("FGSM", "eps")),
     _TA("BIM", _torchattacks("BIM", "eps", "alpha", "steps")),
     _TA("PGD", _torchattacks("PGD", "eps", "alpha", "steps")),
+    _TA("RFGSM", _torchattacks("RFGSM", "eps", "alpha", "steps"), draws=True),
+    _TA("FFGSM", _torchattacks("FFGSM", "eps"), draws=True),
     _TA("PGDL2", _torchattacks("PGDL2", "eps", "alpha", "steps", random_start=False), norm="l2"),
     _TA("MIFGSM", _torchattacks("MIFGSM", "eps", "alpha", "steps")),
     _TA("NIFGSM", _torchattacks("NIFGSM", "eps", "alpha", "steps"), draws=True),
     _TA("SINIFGSM", _torchattacks("SINIFGSM", "eps", "alpha", "steps", m=3), draws=True),
     _TA("VMIFGSM", _torchattacks("VMIFGSM", "eps", "alpha", "steps", N=3), draws=True),
+    _TA("VNIFGSM", _torchattacks("VNIFGSM", "eps", "alpha", "steps", N=3), draws=True),
     _TA("DIFGSM", _torchattacks("DIFGSM", "eps", "alpha", "steps", **_STILL)),
     _TA("TIFGSM", _torchattacks("TIFGSM", "eps", "alpha", "steps", **_STILL)),
     _TA("EOTPGD", _torchattacks("EOTPGD", "eps", "alpha", "steps", random_start=False)),
@@ -129,6 +136,8 @@ LAYERS: tuple[Layer, ...] = (
     _FB("LinfPGD, four radii", _sweep),
     _FB("L2PGD", _foolbox("L2PGD", random_start=False), norm="l2"),
     _FB("LinfBasicIterativeAttack", _foolbox("LinfBasicIterativeAttack")),
+    _FB("L2BasicIterativeAttack", _foolbox("L2BasicIterativeAttack"), norm="l2"),
+    _FB("MIFGSM", _foolbox("MIFGSM")),
     _FB("LinfFastGradientAttack", _foolbox("LinfFastGradientAttack")),
     _ART("ProjectedGradientDescent", _art("ProjectedGradientDescent")),
     _ART("FastGradientMethod", _art("FastGradientMethod")),
@@ -144,7 +153,7 @@ def title(layer: Layer) -> str:
 def layer_trials(
     *, device: str, quick: bool, only: Sequence[str] = (), steps: int = 10
 ) -> Iterator[Callable[[], Trial]]:
-    """One maker a row: every class on a ResNet-18 of CIFAR's size, and PGD's on one of ImageNet's.
+    """One maker a row: every class of `LAYERS` on a ResNet-18 of CIFAR's size, and PGD's on one of ImageNet's.
 
     Args:
         device: "cpu" or "cuda".

@@ -39,9 +39,9 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
         self._speed = Speed()
         self._module: nn.Module | None = None
 
-    def set_speed(self, precision: str = "auto", **options: Any) -> Self:
+    def set_speed(self, **options: Any) -> Self:
         """How gradients are made, beyond what ART can say; the fields of `fastattack.fast.Speed`. Gives back itself."""
-        self._speed = speed_of(precision=precision, **options)
+        self._speed = speed_of(**options)
         return self
 
     def set_params(self, **kwargs: Any) -> None:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from ...engine import Model
 from ...fast import speed_of
-from ...guard import buffers_kept, modules_of, random_state
+from ...guard import buffers_kept, fresh, left_as_found, modules_of, random_state
 from . import checks
 from .stages import NORMS, APGDStage, APGDTargetedStage, FABStage, Shared, SquareStage, Stage, draw_seed, settings_of
 from .state import State
@@ -133,6 +133,12 @@ class AutoAttack:
         """
         checks.check_data(x_orig, y_orig, bs)
         self._check_attacks()
+        with torch.inference_mode(False):
+            return self._run(fresh(x_orig), fresh(y_orig), bs, return_labels, state_path)
+
+    def _run(
+        self, x_orig: Tensor, y_orig: Tensor, bs: int, return_labels: bool, state_path: str | Path | None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         log = checks.Log(self.log_path, self.verbose)
         seed = draw_seed() if self.seed is None else self.seed
         state = State(state_path, x_orig, y_orig, self._options(), seed)
@@ -141,9 +147,9 @@ class AutoAttack:
             log.log(f"Restored state from {state.path}")
         device = self._device(x_orig)
         modules = modules_of(self.model)
-        with random_state(device), buffers_kept(modules), torch.inference_mode(False):
+        with random_state(device), buffers_kept(modules):
             torch.manual_seed(state.seed)
-            self._evaluate(x_orig.detach(), y_orig, bs, state, device, log)
+            self._evaluate(x_orig, y_orig, bs, state, device, log)
         adversarial, labels = state.adversarial, state.labels.to(y_orig)
         return (adversarial, labels) if return_labels else adversarial
 
@@ -171,10 +177,11 @@ class AutoAttack:
         """The share of images that the model classifies as y_orig (N,)."""
         checks.check_data(x_orig, y_orig, bs)
         device = self._device(x_orig)
-        right = sum(
-            int((self.shared.predict(x.to(device)) == y.to(device)).sum())
-            for x, y in zip(torch.split(x_orig, bs), torch.split(y_orig, bs), strict=True)
-        )
+        with left_as_found(self.model, device, eval_mode=False):
+            right = sum(
+                int((self.shared.predict(x.to(device)) == y.to(device)).sum())
+                for x, y in zip(torch.split(x_orig, bs), torch.split(y_orig, bs), strict=True)
+            )
         accuracy = right / len(x_orig)
         if self.verbose:
             print(f"clean accuracy: {accuracy:.2%}")

@@ -15,7 +15,7 @@ from ...attacks import APGD, FAB, Square
 from ...attacks.minimal import ORDERS
 from ...engine import Model
 from ...fast import Speed
-from ...guard import modules_of
+from ...guard import buffers_kept, modules_of
 from ...objectives import Objective, cross_entropy, cw_margin, dlr
 from ...objectives.wrong import WRONG, dlr_towards, until_wrong
 
@@ -103,6 +103,10 @@ class Stage:
             ids: (B,) integers that name the samples, so that a batch split changes no random number.
         """
         check_restarts(self.n_restarts)
+        with buffers_kept(modules_of(self.shared.model)):
+            return self._perturb(x, y, ids)
+
+    def _perturb(self, x: Tensor, y: Tensor, ids: Tensor | None) -> Tensor:
         names = torch.arange(len(x), device=x.device) if ids is None else ids
         seed = draw_seed() if self.seed is None else self.seed
         adv, left = x.clone(), (self.shared.predict(x) == y).nonzero()[:, 0]
