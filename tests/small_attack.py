@@ -11,15 +11,15 @@ from fastattack.bench.cases import Case
 from fastattack.bench.trial import Trial, Way
 
 
-def small(steps: int = 2) -> Case:
-    """A classifier of three classes near the edge of the box, so that the bounds matter."""
+def small(steps: int = 2, *, classes: int = 3) -> Case:
+    """A classifier of few classes near the edge of the box, so that the bounds matter."""
     draw = torch.Generator().manual_seed(0)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
+        model = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, classes)).eval()
     x = torch.rand(4, 3, 4, 4, generator=draw).round()
     with torch.no_grad():
-        labels = (model(x).argmax(1) + 1) % 3  # none of the model's own, as in `cases.classified`
+        labels = (model(x).argmax(1) + 1) % classes  # none of the model's own, as in `cases.classified`
     return Case(model, x, labels, fa.objectives.cross_entropy, cases.entropy, steps, 0.1, 0.04, (0.0, 1.0))
 
 

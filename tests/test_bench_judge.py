@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fastattack.bench import cases, loops
 from fastattack.bench.cases import Case
-from fastattack.bench.judge import EXACT, REDUCED, Judge, Run
+from fastattack.bench.judge import EXACT, REDUCED, Fooled, Judge, Run
 from fastattack.bench.trial import Wrong
 from tests.small_attack import small
 
@@ -110,3 +111,35 @@ def test_the_same_draws_whenever_it_is_judged() -> None:
         judge(lambda: seen.append(loops.apgd(case)()) or seen[-1])
     assert torch.equal(*seen)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def fooled() -> tuple[Case, Tensor]:
+    """A case whose labels are the model's, and images of which all four are fooled."""
+    case = cases.predicted(replace(small(12), eps=0.6, step=0.1))
+    adv = loops.pgd(case)()
+    assert bool((case.model(adv).argmax(1) != case.target).all())
+    return case, adv
+
+
+def test_as_many_fooled_as_by_the_original() -> None:
+    case, adv = fooled()
+    judge = Fooled(case, lambda: adv)
+    assert judge(lambda: adv.clone()) == 0
+    fewer = torch.cat([adv[:3], case.x[3:]])
+    with pytest.raises(Wrong, match="fooled 3 of 4 samples, the original 4"):
+        judge(lambda: fewer)
+    assert Fooled(case, lambda: fewer)(lambda: adv) == 0
+    with pytest.raises(Wrong, match=r"is 0\.7 from the input, eps is 0\.6"):
+        judge(lambda: (case.x - 0.7).abs())
+
+
+def test_perturbations_as_small_as_the_original_s() -> None:
+    case, adv = fooled()
+    small_enough = case.x + 0.98 * (adv - case.x)
+    judge = Fooled(case, lambda: small_enough, smallest=True)
+    assert judge(lambda: adv) == pytest.approx(1 / 0.98 - 1, rel=1e-3)
+    assert judge(lambda: small_enough.clone()) == 0
+    nearer = case.x + 0.85 * (adv - case.x)
+    assert bool((case.model(nearer).argmax(1) != case.target).any())
+    with pytest.raises(Wrong, match="larger than the original's, wanted 10% at most"):
+        Fooled(case, lambda: nearer, smallest=True)(lambda: adv)

@@ -64,7 +64,7 @@ class Judge:
             Wrong: says in figures what is not right.
         """
         want = self.wanted
-        got = self.reached(self._seeded(call), "reached")
+        got = self.reached(seeded(self.case, call), "reached")
         gap = (got - want) / (want - self.start)
         off = abs(gap) if self.floor is None else max(0.0, -gap)
         tolerance = getattr(call, "tolerance", EXACT) if self.floor is None else self.floor
@@ -77,24 +77,12 @@ class Judge:
 
     @cached_property
     def wanted(self) -> float:
-        return self.reached(self._seeded(self.reference), "the plain loop reached")
+        return self.reached(seeded(self.case, self.reference), "the plain loop reached")
 
     def reached(self, adv: Any, who: str) -> float:
         """The loss at ``adv``, which must be images like the input, in the ball and the bounds, and above the start."""
-        case = self.case
-        if not isinstance(adv, Tensor) or adv.shape != case.x.shape or adv.dtype != case.x.dtype:
-            what = f"{adv.dtype} {tuple(adv.shape)}" if isinstance(adv, Tensor) else type(adv).__name__
-            raise Wrong(f"wanted {case.x.dtype} {tuple(case.x.shape)}, got {what}")
-        adv = adv.detach()
-        far = torch.linalg.vector_norm((adv - case.x).flatten(1), ORDERS[case.norm], dim=1).max().item()
-        if not far <= case.eps * (1 + 1e-4):  # a plain loop rounds to nearest: origin + eps can lie beyond
-            raise Wrong(f"{who} {far:.6g} from the input, eps is {case.eps:.6g}")
-        low, high = (adv.min().item(), adv.max().item())
-        if case.bounds is not None and not (case.bounds[0] <= low and high <= case.bounds[1]):
-            raise Wrong(
-                f"{who} values from {low:.6g} to {high:.6g}, bounds are {case.bounds[0]:g} to {case.bounds[1]:g}"
-            )
-        loss, start = case.loss(adv), self.start
+        adv = inside(self.case, adv, who)
+        loss, start = self.case.loss(adv), self.start
         if not loss > start:
             raise Wrong(f"{who} a loss of {loss:.6g}, not above {start:.6g} at the start")
         return loss
@@ -103,9 +91,78 @@ class Judge:
     def start(self) -> float:
         return self.case.loss(self.case.x)
 
-    def _seeded(self, call: Call) -> Any:
-        """The same draws each time, for attacks that take them from torch's own state."""
-        x = self.case.x
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            torch.manual_seed(0)
-            return call()
+
+class Fooled:
+    """For attacks that look for a success and give the input back where there is none, or for the smallest one.
+
+    Runs an attack once: it must fool as many samples as the original does but for FEWER of all, within the ball; for
+    the smallest, perturbations of what both fool must be no larger than the original's on average, but for LARGER.
+
+    Args:
+        case: its labels are what the model says.
+        reference: the original.
+        smallest: there is no ball, and sizes count; in the case's norm.
+    """
+
+    def __init__(self, case: Case, reference: Callable[[], Tensor], *, smallest: bool = False) -> None:
+        self.case, self.reference, self.smallest = case, reference, smallest
+
+    def __call__(self, call: Call) -> float:
+        """The share of samples that it fools less, or how much larger its perturbations are; 0 where neither.
+
+        Raises:
+            Wrong: says in figures what is not right.
+        """
+        want, got = self.wanted, self.found(seeded(self.case, call), "is")
+        count = len(got[0])
+        fewer = (int(want[0].sum()) - int(got[0].sum())) / count
+        if fewer > FEWER:
+            raise Wrong(f"fooled {int(got[0].sum())} of {count} samples, the original {int(want[0].sum())}")
+        both = want[0] & got[0] & (want[1] > 0)
+        larger = float(got[1][both].mean() / want[1][both].mean()) - 1 if self.smallest and bool(both.any()) else 0.0
+        if larger > LARGER:
+            raise Wrong(f"perturbations {larger:.1%} larger than the original's, wanted {LARGER:.0%} at most")
+        return max(fewer, larger, 0.0)
+
+    @cached_property
+    def wanted(self) -> tuple[Tensor, Tensor]:
+        return self.found(seeded(self.case, self.reference), "the original is")
+
+    def found(self, adv: Any, who: str) -> tuple[Tensor, Tensor]:
+        """(which samples are fooled, how far each is from the input)."""
+        case = self.case
+        adv = inside(case, adv, who, ball=not self.smallest)
+        with torch.no_grad():
+            return case.model(adv).argmax(1) != case.target, sizes(case, adv)
+
+
+FEWER, LARGER = 0.1, 0.1
+
+
+def inside(case: Case, found: Any, who: str, *, ball: bool = True) -> Tensor:
+    """Images like the case's, in its bounds and in the ball."""
+    if not isinstance(found, Tensor) or found.shape != case.x.shape or found.dtype != case.x.dtype:
+        what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise Wrong(f"wanted {case.x.dtype} {tuple(case.x.shape)}, got {what}")
+    adv = found.detach()
+    far = sizes(case, adv).max().item()
+    radius = case.eps * (1 + 1e-4) if ball else float("inf")  # a plain loop rounds to nearest: eps can lie beyond
+    if not far <= radius:
+        raise Wrong(f"{who} {far:.6g} from the input, eps is {case.eps:.6g}")
+    low, high = (adv.min().item(), adv.max().item())
+    if case.bounds is not None and not (case.bounds[0] <= low and high <= case.bounds[1]):
+        raise Wrong(f"{who} values from {low:.6g} to {high:.6g}, bounds are {case.bounds[0]:g} to {case.bounds[1]:g}")
+    return adv
+
+
+def sizes(case: Case, adv: Tensor) -> Tensor:
+    """(B,), how far each sample is from the input in the case's norm."""
+    found: Tensor = torch.linalg.vector_norm((adv - case.x).flatten(1), ORDERS[case.norm], dim=1)
+    return found
+
+
+def seeded(case: Case, call: Callable[[], Any]) -> Any:
+    """The same draws each time, for attacks that take them from torch's own state."""
+    with torch.random.fork_rng([case.x.device] if case.x.is_cuda else []):
+        torch.manual_seed(0)
+        return call()

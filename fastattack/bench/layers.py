@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..fast.precision import bf16_units
 from . import cases, loops
 from .cases import Case
-from .judge import EXACT, REDUCED, Judge, Run
+from .judge import EXACT, REDUCED, Fooled, Judge, Run
 from .machine import check_device
 from .trial import Trial, Way
 
@@ -41,14 +41,16 @@ class Layer:
         label: names the row.
         build: (library, model, case) -> (the attack, what runs it): lines that a user of the library writes, for both.
         norm: of the ball.
-        draws: results are not the original's to rounding, because both draw or stop in their own ways.
+        gate: "images": results are the original's to rounding; "loss": both draw in their own ways, and ours may not
+            reach a lower loss; "fooled": both stop at a success, and ours may not fool fewer; "smallest": nor by larger
+            perturbations. For the last two, labels are what the network says.
     """
 
     library: str
     label: str
     build: Callable[[Any, nn.Module, Case], tuple[Any, Call]]
     norm: str = "linf"
-    draws: bool = False
+    gate: str = "images"
 
     def run(self, case: Case, *, original: bool, **speed: Any) -> Run:
         """The original, or ours."""
@@ -60,6 +62,19 @@ class Layer:
         if speed:
             attack.set_speed(**speed)
         return Run(call, REDUCED.get(speed.get("precision", "fp32"), EXACT))
+
+    def prepared(self, case: Case) -> Case:
+        """The case as this attack wants it."""
+        case = cases.predicted(case) if self.gate in ("fooled", "smallest") else case
+        return replace(case, norm="l2", eps=L2, step=L2 / 4) if self.norm == "l2" else case
+
+    def judge(self, case: Case) -> Callable[[Call], float]:
+        def original() -> Tensor:
+            return self.run(case, original=True)()
+
+        if self.gate in ("fooled", "smallest"):
+            return Fooled(case, original, smallest=self.gate == "smallest")
+        return Judge(case, original, floor=APART if self.gate == "loss" else None)
 
 
 def _torchattacks(name: str, *args: str, **options: Any) -> Callable[[Any, nn.Module, Case], tuple[Any, Call]]:
@@ -73,12 +88,13 @@ def _torchattacks(name: str, *args: str, **options: Any) -> Callable[[Any, nn.Mo
     return build
 
 
-def _foolbox(name: str, **options: Any) -> Callable[[Any, nn.Module, Case], tuple[Any, Call]]:
+def _foolbox(name: str, *, radius: bool = True, **options: Any) -> Callable[[Any, nn.Module, Case], tuple[Any, Call]]:
     def build(library: Any, model: nn.Module, case: Case) -> tuple[Any, Call]:
         seen = library.PyTorchModel(model, bounds=case.bounds, device=case.x.device)
-        given = {"abs_stepsize": case.step, "steps": case.steps, **options} if "Fast" not in name else options
-        attack = getattr(library.attacks, name)(**given)
-        return attack, lambda: attack(seen, case.x, case.target, epsilons=case.eps)[1]
+        given: dict[str, Any] = {} if "Fast" in name else {"steps": case.steps}
+        given |= {"abs_stepsize": case.step} if radius and given else {}
+        attack = getattr(library.attacks, name)(**given, **options)
+        return attack, lambda: attack(seen, case.x, case.target, epsilons=case.eps if radius else None)[1]
 
     return build
 
@@ -103,8 +119,11 @@ def _art(name: str, **options: Any) -> Callable[[Any, nn.Module, Case], tuple[An
             model, loss=nn.CrossEntropyLoss(), input_shape=tuple(case.x.shape[1:]), nb_classes=classes,
             clip_values=case.bounds, device_type="gpu" if case.x.is_cuda else "cpu",
         )  # fmt: skip
-        sizes = {"norm": np.inf, "eps": case.eps, "batch_size": len(case.x)}
-        walk = {"eps_step": case.step, "max_iter": case.steps, "verbose": False} if "Descent" in name else {}
+        sizes: dict[str, Any] = {"eps": case.eps, "batch_size": len(case.x)}
+        sizes |= {} if name == "BasicIterativeMethod" else {"norm": np.inf}
+        walk: dict[str, Any] = {"max_iter": 10 * case.steps} if "Square" in name else {}
+        walk |= {"eps_step": case.step, "max_iter": case.steps} if "Descent" in name or "Iterative" in name else {}
+        walk |= {"verbose": False} if walk else {}
         attack = getattr(library, name)(seen, **sizes, **walk, **options)
         x, labels = case.x.cpu().numpy(), case.target.cpu().numpy()
         return attack, lambda: torch.from_numpy(attack.generate(x, labels)).to(case.x.device)
@@ -120,18 +139,23 @@ LAYERS: tuple[Layer, ...] = (
     _TA("FGSM", _torchattacks("FGSM", "eps")),
     _TA("BIM", _torchattacks("BIM", "eps", "alpha", "steps")),
     _TA("PGD", _torchattacks("PGD", "eps", "alpha", "steps")),
-    _TA("RFGSM", _torchattacks("RFGSM", "eps", "alpha", "steps"), draws=True),
-    _TA("FFGSM", _torchattacks("FFGSM", "eps"), draws=True),
+    _TA("RFGSM", _torchattacks("RFGSM", "eps", "alpha", "steps"), gate="loss"),
+    _TA("FFGSM", _torchattacks("FFGSM", "eps"), gate="loss"),
     _TA("PGDL2", _torchattacks("PGDL2", "eps", "alpha", "steps", random_start=False), norm="l2"),
     _TA("MIFGSM", _torchattacks("MIFGSM", "eps", "alpha", "steps")),
-    _TA("NIFGSM", _torchattacks("NIFGSM", "eps", "alpha", "steps"), draws=True),
-    _TA("SINIFGSM", _torchattacks("SINIFGSM", "eps", "alpha", "steps", m=3), draws=True),
-    _TA("VMIFGSM", _torchattacks("VMIFGSM", "eps", "alpha", "steps", N=3), draws=True),
-    _TA("VNIFGSM", _torchattacks("VNIFGSM", "eps", "alpha", "steps", N=3), draws=True),
+    _TA("NIFGSM", _torchattacks("NIFGSM", "eps", "alpha", "steps"), gate="loss"),
+    _TA("SINIFGSM", _torchattacks("SINIFGSM", "eps", "alpha", "steps", m=3), gate="loss"),
+    _TA("VMIFGSM", _torchattacks("VMIFGSM", "eps", "alpha", "steps", N=3), gate="loss"),
+    _TA("VNIFGSM", _torchattacks("VNIFGSM", "eps", "alpha", "steps", N=3), gate="loss"),
     _TA("DIFGSM", _torchattacks("DIFGSM", "eps", "alpha", "steps", **_STILL)),
     _TA("TIFGSM", _torchattacks("TIFGSM", "eps", "alpha", "steps", **_STILL)),
     _TA("EOTPGD", _torchattacks("EOTPGD", "eps", "alpha", "steps", random_start=False)),
     _TA("UPGD", _torchattacks("UPGD", "eps", "alpha", "steps")),
+    _TA("APGD", _torchattacks("APGD", "eps", "steps"), gate="fooled"),
+    _TA("APGDT", _torchattacks("APGDT", "eps", "steps"), gate="fooled"),
+    _TA("FAB", _torchattacks("FAB", "eps", "steps", multi_targeted=True), gate="fooled"),
+    _TA("Square", _torchattacks("Square", "eps", "n_queries"), gate="fooled"),
+    _TA("CW", _torchattacks("CW", "steps", c=10), norm="l2", gate="smallest"),
     _FB("LinfPGD", _foolbox("LinfPGD", random_start=False)),
     _FB("LinfPGD, four radii", _sweep),
     _FB("L2PGD", _foolbox("L2PGD", random_start=False), norm="l2"),
@@ -139,8 +163,19 @@ LAYERS: tuple[Layer, ...] = (
     _FB("L2BasicIterativeAttack", _foolbox("L2BasicIterativeAttack"), norm="l2"),
     _FB("MIFGSM", _foolbox("MIFGSM")),
     _FB("LinfFastGradientAttack", _foolbox("LinfFastGradientAttack")),
+    _FB("DDNAttack", _foolbox("DDNAttack", radius=False), norm="l2", gate="smallest"),
+    _FB(
+        "L2CarliniWagnerAttack",
+        _foolbox("L2CarliniWagnerAttack", radius=False, binary_search_steps=2, stepsize=0.1, initial_const=100),
+        norm="l2",
+        gate="smallest",
+    ),
     _ART("ProjectedGradientDescent", _art("ProjectedGradientDescent")),
     _ART("FastGradientMethod", _art("FastGradientMethod")),
+    _ART("BasicIterativeMethod", _art("BasicIterativeMethod")),
+    _ART("MomentumIterativeMethod", _art("MomentumIterativeMethod")),
+    _ART("AutoProjectedGradientDescent", _art("AutoProjectedGradientDescent"), gate="fooled"),
+    _ART("SquareAttack", _art("SquareAttack"), gate="fooled"),
 )
 QUICK = ("torchattacks PGD", "foolbox LinfPGD", "art ProjectedGradientDescent")
 MODELS = ("resnet18", "resnet18-224")
@@ -175,16 +210,14 @@ def layer_trials(
 
 
 def trial_of(name: str, layer: Layer, model: str, *, device: str, steps: int, size: cases.Size) -> Trial:
-    case = cases.case_of(model, shared=None, steps=steps, device=device, size=size)
-    if layer.norm == "l2":
-        case = replace(case, norm="l2", eps=L2, step=L2 / 4)
+    case = layer.prepared(cases.case_of(model, shared=None, steps=steps, device=device, size=size))
     return Trial(
         suite="layers",
         case=name,
         dtype=str(case.x.dtype).removeprefix("torch."),
         shape=tuple(case.x.shape),
         ways=ways_of(layer, case),
-        judge=Judge(case, lambda: layer.run(case, original=True)(), floor=APART if layer.draws else None),
+        judge=layer.judge(case),
         floor=loops.passes(case),
         floor_name="passes of the model",
     )
