@@ -71,6 +71,20 @@ def attacks_table(rows: list[Row]) -> str:
     return table(["case", "shape", "way", "side", "time", "passes / time", "best plain / this"], found)
 
 
+def layers_table(rows: list[Row]) -> str:
+    found = []
+    for row in rows:
+        ours, theirs = row.best("ours"), row.best("peer")
+        for way in (one for one in row.ways if one.refused is not None):
+            found.append([row.case, view.shape(row), way.name, way.refused or "", "-"])
+        if ours is not None and theirs is not None:
+            times = row.times_of("peer", ours)
+            found.append(
+                [row.case, view.shape(row), view.seconds(theirs.median), view.seconds(ours.median), f"{times:.2f}"]
+            )
+    return table(["class, network", "shape", "original", "ours", "original / ours"], found)
+
+
 def growth_table(result: Result) -> str:
     rows = [
         [one["what"], ", ".join(f"{x:g}" for x in one["x"]), ", ".join(map(view.seconds, one["seconds"])),
@@ -102,18 +116,20 @@ def tables(result: Result, name: str) -> str:
     parts = ["### What must be done", work_table(), "### The run", about, ceilings]
     parts += ["### Ops", ops_table(ops)] if ops else []
     parts += ["### Attacks", attacks_table(attacks)] if attacks else []
+    layers = [row for row in result.rows if row.suite == "layers"]
+    parts += ["### Drop-in layers", layers_table(layers)] if layers else []
     parts += ["### Growth", growth_table(result)] if result.extra.get("growth") else []
     return "\n\n".join(parts)
 
 
 def together(results: Sequence[Result]) -> Result:
-    """Runs of different suites on one machine as one; the first one's settings and ceilings."""
+    """Runs on one machine as one; the first one's settings and ceilings, the last one's row of each case."""
     first = results[0]
     if any(one.machine["cpu"] != first.machine["cpu"] for one in results):
         raise SystemExit("runs: wanted those of one machine")
     extra = {key: value for one in results for key, value in one.extra.items()}
-    rows = tuple(row for one in results for row in one.rows)
-    return replace(first, rows=rows, extra=extra, seconds=sum(one.seconds for one in results))
+    rows = {(r.suite, r.case, r.dtype, r.shape, r.layout): r for one in results for r in one.rows}
+    return replace(first, rows=tuple(rows.values()), extra=extra, seconds=sum(one.seconds for one in results))
 
 
 def main() -> None:

@@ -553,3 +553,18 @@ def test_the_process_is_left_as_found():
 
 def test_speed_is_plain_data():
     assert Speed() == Speed(precision="fp32", graph="never")
+
+
+def test_a_single_gradient_is_made_by_the_model_itself():
+    """The check would cost more than the copy gains."""
+    model, (y, x) = normed(), pair()
+    calls: list[int] = []
+    norm, forward = model[1], model[1].forward
+    norm.forward = lambda v: (calls.append(len(v)), forward(v))[1]
+    once = fa.FGSM(model, eps=0.1).run(y, x)
+    assert "folded" not in once.how
+    assert calls[0] == len(y)
+    asked = fa.FGSM(model, eps=0.1, chunk=1).run(y, x)
+    assert torch.allclose(asked.adversarial, once.adversarial, atol=1e-6)
+    del norm.forward
+    assert "batch norm" in fa.PGD(model, eps=0.1, steps=2).run(y, x).how

@@ -14,7 +14,7 @@ from typing_extensions import Self, Unpack
 
 from .. import engine
 from ..engine import ENSEMBLES, Models, Progress, Rule, Schedule, Source, Steepest, View
-from ..engine.loop import members
+from ..engine.combine import members
 from ..engine.schedule import check_step
 from ..fast import Speed
 from ..inputs import unknown_option

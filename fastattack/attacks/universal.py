@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import engine
 from ..engine import Models, Moment, Progress, Source
-from ..engine.loop import losses
+from ..engine.combine import losses
 from ..guard import random_state
 from ..inputs import check_input, check_target
 from ..objectives import Objective

@@ -44,6 +44,7 @@ class Layer:
         gate: "images": results are the original's to rounding; "loss": both draw in their own ways, and ours may not
             reach a lower loss; "fooled": both stop at a success, and ours may not fool fewer; "smallest": nor by larger
             perturbations. For the last two, labels are what the network says.
+        single: it takes one gradient.
     """
 
     library: str
@@ -51,6 +52,7 @@ class Layer:
     build: Callable[[Any, nn.Module, Case], tuple[Any, Call]]
     norm: str = "linf"
     gate: str = "images"
+    single: bool = False
 
     def run(self, case: Case, *, original: bool, **speed: Any) -> Run:
         """The original, or ours."""
@@ -66,6 +68,7 @@ class Layer:
     def prepared(self, case: Case) -> Case:
         """The case as this attack wants it."""
         case = cases.predicted(case) if self.gate in ("fooled", "smallest") else case
+        case = replace(case, steps=1) if self.single else case
         return replace(case, norm="l2", eps=L2, step=L2 / 4) if self.norm == "l2" else case
 
     def judge(self, case: Case) -> Callable[[Call], float]:
@@ -136,11 +139,11 @@ _TA = partial(Layer, "torchattacks")
 _FB = partial(Layer, "foolbox")
 _ART = partial(Layer, "art.attacks.evasion")
 LAYERS: tuple[Layer, ...] = (
-    _TA("FGSM", _torchattacks("FGSM", "eps")),
+    _TA("FGSM", _torchattacks("FGSM", "eps"), single=True),
     _TA("BIM", _torchattacks("BIM", "eps", "alpha", "steps")),
     _TA("PGD", _torchattacks("PGD", "eps", "alpha", "steps")),
     _TA("RFGSM", _torchattacks("RFGSM", "eps", "alpha", "steps"), gate="loss"),
-    _TA("FFGSM", _torchattacks("FFGSM", "eps"), gate="loss"),
+    _TA("FFGSM", _torchattacks("FFGSM", "eps"), gate="loss", single=True),
     _TA("PGDL2", _torchattacks("PGDL2", "eps", "alpha", "steps", random_start=False), norm="l2"),
     _TA("MIFGSM", _torchattacks("MIFGSM", "eps", "alpha", "steps")),
     _TA("NIFGSM", _torchattacks("NIFGSM", "eps", "alpha", "steps"), gate="loss"),
@@ -162,7 +165,7 @@ LAYERS: tuple[Layer, ...] = (
     _FB("LinfBasicIterativeAttack", _foolbox("LinfBasicIterativeAttack")),
     _FB("L2BasicIterativeAttack", _foolbox("L2BasicIterativeAttack"), norm="l2"),
     _FB("MIFGSM", _foolbox("MIFGSM")),
-    _FB("LinfFastGradientAttack", _foolbox("LinfFastGradientAttack")),
+    _FB("LinfFastGradientAttack", _foolbox("LinfFastGradientAttack"), single=True),
     _FB("DDNAttack", _foolbox("DDNAttack", radius=False), norm="l2", gate="smallest"),
     _FB(
         "L2CarliniWagnerAttack",
@@ -171,7 +174,7 @@ LAYERS: tuple[Layer, ...] = (
         gate="smallest",
     ),
     _ART("ProjectedGradientDescent", _art("ProjectedGradientDescent")),
-    _ART("FastGradientMethod", _art("FastGradientMethod")),
+    _ART("FastGradientMethod", _art("FastGradientMethod"), single=True),
     _ART("BasicIterativeMethod", _art("BasicIterativeMethod")),
     _ART("MomentumIterativeMethod", _art("MomentumIterativeMethod")),
     _ART("AutoProjectedGradientDescent", _art("AutoProjectedGradientDescent"), gate="fooled"),
@@ -218,8 +221,9 @@ def trial_of(name: str, layer: Layer, model: str, *, device: str, steps: int, si
         shape=tuple(case.x.shape),
         ways=ways_of(layer, case),
         judge=layer.judge(case),
-        floor=loops.passes(case),
-        floor_name="passes of the model",
+        floor=loops.passes(replace(case, steps=1)),
+        floor_name=f"{case.steps} x one pass of the model",
+        floor_scale=case.steps,
     )
 
 

@@ -6,14 +6,14 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..fast import Prepared, Speed
+from ..fast import Speed
 from ..guard import fresh, left_as_found, rows_of
 from ..inputs import check_clean, check_data, check_grid, check_input, check_start, check_target, dense, misfit
 from ..objectives import Objective
@@ -22,13 +22,13 @@ from ..ops import check
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
 from ..threat import Threat, share_of
+from .combine import PLAIN, members, source_of
 from .job import Job
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
-from .source import Ensemble, Model, Models, Moment, Single, Smoothed, Source, View, Viewed
+from .source import Model, Models, Source, View
 from .walk import Rule, Steepest, Walk
 
 Report = Callable[[Progress], None] | None
-_PLAIN = Speed()
 
 
 def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
@@ -142,49 +142,6 @@ def _raise_if_bad(bad: Tensor, first: int, how: str) -> None:
         )
 
 
-def members(model: Models) -> list[Any]:
-    """The models of an ensemble in order; a model alone is one."""
-    if isinstance(model, (Mapping, nn.ModuleDict)):
-        return list(model.values())
-    if isinstance(model, (Sequence, nn.ModuleList)):
-        return list(model)
-    return [model]
-
-
-def _only_plain(speed: Speed) -> None:
-    for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
-        if getattr(speed, name) != plain and not (name == "graph" and speed.graph == "auto"):
-            raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
-    if speed.channels_last:
-        raise ValueError("channels_last: wanted None or False with ensemble='logits', got True")
-
-
-def source_of(
-    model: Models,
-    table: Backend,
-    schedule: Schedule,
-    *,
-    ensemble: str | Sequence[float] = "mean",
-    view: View | None = None,
-    smooth: Tensor | None = None,
-    speed: Speed = _PLAIN,
-) -> Source:
-    """The models, their combination, and the views through which they are seen."""
-    models = members(model)
-    if len(models) > 1 and ensemble == "logits":  # one graph through all of them
-        _only_plain(speed)
-        singles = [Single(m) for m in models]
-    else:
-        singles = [Single(m, fast=Prepared(m, speed, eval_mode=schedule.eval_mode)) for m in models]
-    source: Source = singles[0]
-    if len(singles) > 1:
-        how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
-        source = Ensemble(singles, how, weights, table)
-    if view is not None or schedule.eot > 1:
-        source = Viewed(source, view, schedule.eot, table)
-    return source if smooth is None else Smoothed(source, smooth)
-
-
 def attack(
     model: Models,
     origin: Tensor,
@@ -202,7 +159,7 @@ def attack(
     sample_ids: Tensor | None = None,
     start: Tensor | None = None,
     progress: Report = None,
-    speed: Speed = _PLAIN,
+    speed: Speed = PLAIN,
     with_loss: bool = True,
 ) -> Outcome:
     """Run the loop.
@@ -295,32 +252,6 @@ def _told(models: Sequence[Model], origin: Tensor, target: Any) -> Iterator[None
         if not reason:
             raise
         raise ValueError(f"{reason} ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})") from error
-
-
-def losses(
-    model: Models,
-    batches: Iterable[tuple[Tensor, Any]],
-    *,
-    objective: Objective,
-    schedule: Schedule,
-    ensemble: str | Sequence[float] = "mean",
-) -> Tensor:
-    """The loss (N,) of each sample, float64, by the models as they are; no gradient, and no random view."""
-    found: list[Tensor] = []
-    count = 0
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        source: Source | None = None
-        for x, target in batches:
-            if source is None:
-                source = source_of(model, resolve(x.device, schedule.backend), schedule, ensemble=ensemble)
-                for one in source.models:
-                    stack.enter_context(left_as_found(one, x.device, eval_mode=schedule.eval_mode))
-            moment = Moment(schedule.seed, schedule.steps, torch.arange(count, count + len(x), device=x.device))
-            found.append(source.value(fresh(x), target, objective, moment).double())
-            count += len(x)
-    return torch.cat(found)
 
 
 def _radius(threat: Threat, schedule: Schedule) -> float | Tensor:

@@ -55,11 +55,14 @@ class Prepared:
     structure and shape are those of the last one that passed, with the middle of FEW samples (all of FEW samples where
     the model takes no other size).
 
+    For a single gradient the check would cost more than the copy gains: the model as it is makes it, whole, unless the
+    options ask for something.
+
     What a forward method writes into attributes of its module during gradients is lost with the copy.
     """
 
-    def __init__(self, model: Call, speed: Speed, *, eval_mode: bool = True) -> None:
-        self.model, self.speed, self.eval_mode = model, speed, eval_mode
+    def __init__(self, model: Call, speed: Speed, *, eval_mode: bool = True, once: bool = False) -> None:
+        self.model, self.speed, self.eval_mode, self.once = model, speed, eval_mode, once
         self.module = model if isinstance(model, nn.Module) else None
         self.plan: Plan | None = None
         self.scale: Tensor | None = None
@@ -119,6 +122,8 @@ class Prepared:
         if self.speed.compile:
             images = self._wants_channels_last(x, folds=False)
             return Plan(torch.compile(self.model), images, (), self._samples_at_a_time(x), ("compiled",))
+        if self.once and not self.precision.reduced and self.speed.channels_last is None and self.speed.chunk is None:
+            return Plan(self.model)
         pairs, notes = self._pairs(fresh)
         images = self._wants_channels_last(x, folds=bool(pairs))
         copied = self.module is not None and self._copies() and (pairs or images)

@@ -1,0 +1,90 @@
+"""From models to a source: one, several, seen through views; and their losses without an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..fast import Prepared, Speed
+from ..guard import fresh, left_as_found
+from ..objectives import Objective
+from ..ops.backend import Backend
+from ..ops.dispatch import resolve
+from .schedule import Schedule
+from .source import Ensemble, Models, Moment, Single, Smoothed, Source, View, Viewed
+
+PLAIN = Speed()
+
+
+def members(model: Models) -> list[Any]:
+    """The models of an ensemble in order; a model alone is one."""
+    if isinstance(model, (Mapping, nn.ModuleDict)):
+        return list(model.values())
+    if isinstance(model, (Sequence, nn.ModuleList)):
+        return list(model)
+    return [model]
+
+
+def _only_plain(speed: Speed) -> None:
+    for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
+        if getattr(speed, name) != plain and not (name == "graph" and speed.graph == "auto"):
+            raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
+    if speed.channels_last:
+        raise ValueError("channels_last: wanted None or False with ensemble='logits', got True")
+
+
+def source_of(
+    model: Models,
+    table: Backend,
+    schedule: Schedule,
+    *,
+    ensemble: str | Sequence[float] = "mean",
+    view: View | None = None,
+    smooth: Tensor | None = None,
+    speed: Speed = PLAIN,
+) -> Source:
+    """The models, their combination, and the views through which they are seen."""
+    models = members(model)
+    if len(models) > 1 and ensemble == "logits":  # one graph through all of them
+        _only_plain(speed)
+        singles = [Single(m) for m in models]
+    else:
+        once = schedule.steps * schedule.restarts * schedule.eot == 1
+        singles = [Single(m, fast=Prepared(m, speed, eval_mode=schedule.eval_mode, once=once)) for m in models]
+    source: Source = singles[0]
+    if len(singles) > 1:
+        how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
+        source = Ensemble(singles, how, weights, table)
+    if view is not None or schedule.eot > 1:
+        source = Viewed(source, view, schedule.eot, table)
+    return source if smooth is None else Smoothed(source, smooth)
+
+
+def losses(
+    model: Models,
+    batches: Iterable[tuple[Tensor, Any]],
+    *,
+    objective: Objective,
+    schedule: Schedule,
+    ensemble: str | Sequence[float] = "mean",
+) -> Tensor:
+    """The loss (N,) of each sample, float64, by the models as they are; no gradient, and no random view."""
+    found: list[Tensor] = []
+    count = 0
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        source: Source | None = None
+        for x, target in batches:
+            if source is None:
+                source = source_of(model, resolve(x.device, schedule.backend), schedule, ensemble=ensemble)
+                for one in source.models:
+                    stack.enter_context(left_as_found(one, x.device, eval_mode=schedule.eval_mode))
+            moment = Moment(schedule.seed, schedule.steps, torch.arange(count, count + len(x), device=x.device))
+            found.append(source.value(fresh(x), target, objective, moment).double())
+            count += len(x)
+    return torch.cat(found)
