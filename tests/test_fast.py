@@ -568,3 +568,31 @@ def test_a_single_gradient_is_made_by_the_model_itself():
     assert torch.allclose(asked.adversarial, once.adversarial, atol=1e-6)
     del norm.forward
     assert "batch norm" in fa.PGD(model, eps=0.1, steps=2).run(y, x).how
+
+
+@pytest.mark.parametrize("kind", [fa.DDN, fa.FMN])
+def test_a_search_for_a_success_takes_one_forward_pass_a_step(kind):
+    """A folded copy would have to be judged again by the model as it is."""
+    model, (y, x) = normed(), pair()
+    calls: list[int] = []
+    forward = model[1].forward
+    model[1].forward = lambda v: (calls.append(len(v)), forward(v))[1]
+    threshold = float((model(y) - x).square().mean()) * 4
+    calls.clear()
+    found = kind(model, threshold=threshold, steps=8).run(y, x)
+    assert "folded" not in found.how
+    assert sum(n == len(y) for n in calls) <= 8 + 1 + 2  # the steps, the last look, and the check of the copy
+    stopped = fa.PGD(model, eps=0.1, steps=8, threshold=1e9, stop="success")
+    calls.clear()
+    stopped.run(y, x)
+    assert sum(n == len(y) for n in calls) <= 8 + 1 + 2
+
+
+def test_a_model_with_more_weights_than_pixels_sees_more_samples_at_a_time():
+    """Each chunk reads all weights anew: one sample of 256 x 256 pixels alone would do so for every sample."""
+    x = torch.rand(4, 1, 256, 256)
+    light, heavy = nn.Conv2d(1, 1, 3, padding=1).eval(), nn.Conv2d(1, 1, 3, padding=1).eval()
+    heavy.register_parameter("more", nn.Parameter(torch.zeros(3 * 64 * 256 * 256 - 20)))
+    told = [fa.PGD(model, eps=0.1, steps=2).run(x, x).how for model in (light, heavy)]
+    assert "1 sample at a time" in told[0]
+    assert "3 samples at a time" in told[1]

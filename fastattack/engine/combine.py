@@ -46,15 +46,20 @@ def source_of(
     view: View | None = None,
     smooth: Tensor | None = None,
     speed: Speed = PLAIN,
+    exact: bool = False,
 ) -> Source:
-    """The models, their combination, and the views through which they are seen."""
+    """The models, their combination, and the views through which they are seen.
+
+    ``exact``: every iterate will be judged by the models as they are.
+    """
     models = members(model)
     if len(models) > 1 and ensemble == "logits":  # one graph through all of them
         _only_plain(speed)
         singles = [Single(m) for m in models]
     else:
         once = schedule.steps * schedule.restarts * schedule.eot == 1
-        singles = [Single(m, fast=Prepared(m, speed, eval_mode=schedule.eval_mode, once=once)) for m in models]
+        options = {"eval_mode": schedule.eval_mode, "once": once, "exact": exact}
+        singles = [Single(m, fast=Prepared(m, speed, **options)) for m in models]
     source: Source = singles[0]
     if len(singles) > 1:
         how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)

@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -207,7 +208,9 @@ def attack(
     check_start(start, origin)
     bounds = check.bounds_of(threat.bounds, origin.dtype)
     check_grid(origin, threat)
-    source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth, speed=speed)
+    kind = rule.func if isinstance(rule, partial) else rule
+    exact = schedule.stop == "success" or getattr(kind, "tells_success", False)
+    source = source_of(model, table, schedule, ensemble=ensemble, view=view, smooth=smooth, speed=speed, exact=exact)
     source = source if wrap is None else wrap(source, table)
 
     def job_of(rows: slice) -> Job:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 LEAST = 64 * 64  # pixels of an image from which channels_last pays without folding
 PIXELS = 65536  # a chunk's: 16 MB for 64 float32 channels
+CHANNELS = 64  # a chunk has as many numbers in so many channels as the model has weights, which each chunk reads anew
 _LARGEST = (32 << 20) - (64 << 10)  # glibc never keeps larger blocks in its heap
 
 

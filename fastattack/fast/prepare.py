@@ -15,7 +15,7 @@ from ..guard import rows_of
 from . import fold
 from .agree import Call, difference
 from .graph import CudaRecorder, StepGraph
-from .memory import LEAST, PIXELS, Anchor, Layout
+from .memory import CHANNELS, LEAST, PIXELS, Anchor, Layout
 from .precision import precision_of
 from .speed import Speed
 
@@ -56,13 +56,16 @@ class Prepared:
     the model takes no other size).
 
     For a single gradient the check would cost more than the copy gains: the model as it is makes it, whole, unless the
-    options ask for something.
+    options ask for something. Nothing is folded where every iterate must be judged by the model as it is (``exact``): a
+    copy in another memory format alone needs no second judgement, a folded one a forward pass more at each step.
 
     What a forward method writes into attributes of its module during gradients is lost with the copy.
     """
 
-    def __init__(self, model: Call, speed: Speed, *, eval_mode: bool = True, once: bool = False) -> None:
-        self.model, self.speed, self.eval_mode, self.once = model, speed, eval_mode, once
+    def __init__(
+        self, model: Call, speed: Speed, *, eval_mode: bool = True, once: bool = False, exact: bool = False
+    ) -> None:
+        self.model, self.speed, self.eval_mode, self.once, self.exact = model, speed, eval_mode, once, exact
         self.module = model if isinstance(model, nn.Module) else None
         self.plan: Plan | None = None
         self.scale: Tensor | None = None
@@ -153,7 +156,7 @@ class Prepared:
         return not plain and self.module is not None and fold.can_be_copied(self.module)
 
     def _pairs(self, fresh: bool) -> tuple[fold.Pairs, tuple[str, ...]]:
-        if self.module is None or not self.speed.fold or not self.eval_mode:
+        if self.module is None or not self.speed.fold or not self.eval_mode or self.exact:
             return [], ()
         if self._copies():
             return fold.pairs_of(self.module, fresh=fresh), ()
@@ -164,7 +167,9 @@ class Prepared:
         """0: the whole batch."""
         asked = self.speed.chunk
         if asked is None and self.eval_mode and self.module is not None and x.device.type == "cpu" and x.dim() == 4:
-            asked = max(1, PIXELS // max(1, x.shape[2] * x.shape[3]))
+            pixels = max(1, x.shape[2] * x.shape[3])
+            weights = sum(p.numel() for p in self.module.parameters())
+            asked = max(1, PIXELS // pixels, -(-weights // (CHANNELS * pixels)))
         return 0 if asked is None or asked >= x.shape[0] else asked
 
     def _graph(self, x: Tensor, fast: Call) -> StepGraph | None:
