@@ -22,10 +22,9 @@ class Speed:
             the model as it is.
         channels_last: memory format of (B, C, H, W) inputs inside the model; None means where it is known to be faster.
         fold: fold batch norms into the convolutions before them, in a private copy that gives the gradients; only in
-            eval mode and where the one surely follows the other. The copy holds folded weights (and others in
-            another memory format where that pays), and shares the rest;
-            not in searches for a success, whose every iterate the model as it is must judge;
-            what forward methods write into attributes of their modules (a counter) is lost with it.
+            eval mode and where the one surely follows the other, and not in searches for a success, whose every iterate
+            the model as it is must judge. The copy holds folded weights (and others in another memory format where that
+            pays) and shares the rest; what forward methods write into attributes of their modules is lost with it.
         compile: run the model through torch.compile (compiled as it is, without folding).
         graph: "always" records a step as one CUDA graph, or raises; "auto" does so where it can be; "never" does not.
             The third gradient is recorded. An objective that is another at each step (SegPGD) cannot be.
