@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
-# nvcc for one architecture: the tests compile the device code for all three with NVRTC, in a third of the time.
-export CUDAARCHS ?= 90-real
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
 .PHONY: demo test bench smoke lint wheel clean

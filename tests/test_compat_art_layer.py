@@ -197,11 +197,11 @@ def test_set_speed_reaches_the_engine():
     attack = ours.ProjectedGradientDescent(estimator, eps=0.1, eps_step=0.03, max_iter=3, verbose=False)
     attack.generate(x)
     assert model.seen == {False}
-    assert attack.set_speed("bf16", fold=False) is attack
+    assert attack.set_speed(precision="bf16", fold=False) is attack
     assert np.abs(attack.generate(x) - x).max() <= np.float32(0.1)
     assert True in model.seen
     with pytest.raises(ValueError, match=r"^precision: "):
-        attack.set_speed("fp8")
+        attack.set_speed(precision="fp8")
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
