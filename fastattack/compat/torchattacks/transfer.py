@@ -41,10 +41,13 @@ class _Momentum(Attack):
 class MIFGSM(_Momentum):
     """MI-FGSM (arXiv 1710.06081)."""
 
+    _name = "MIFGSM"
+    _kind: type[ours.MIFGSM] = ours.MIFGSM
+
     def __init__(
         self, model: Model, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, decay: float = 1.0
     ) -> None:
-        super().__init__("MIFGSM", model)
+        super().__init__(self._name, model)
         self.eps = eps
         self.steps = steps
         self.decay = decay
@@ -53,25 +56,14 @@ class MIFGSM(_Momentum):
 
     def forward(self, images: Tensor, labels: Any) -> Tensor:  # type: ignore[override]
         images, _, goal = self._ready(images, labels)
-        return self._steps(ours.MIFGSM, images, goal)
+        return self._steps(self._kind, images, goal)
 
 
-class NIFGSM(_Momentum):
+class NIFGSM(MIFGSM):
     """NI-FGSM (arXiv 1908.06281). The point ahead is brought into the ball before the model sees it."""
 
-    def __init__(
-        self, model: Model, eps: float = 8 / 255, alpha: float = 2 / 255, steps: int = 10, decay: float = 1.0
-    ) -> None:
-        super().__init__("NIFGSM", model)
-        self.eps = eps
-        self.steps = steps
-        self.decay = decay
-        self.alpha = alpha
-        self.supported_mode = [*_BOTH]
-
-    def forward(self, images: Tensor, labels: Any) -> Tensor:  # type: ignore[override]
-        images, _, goal = self._ready(images, labels)
-        return self._steps(ours.NIFGSM, images, goal)
+    _name = "NIFGSM"
+    _kind = ours.NIFGSM
 
 
 class Resized:
