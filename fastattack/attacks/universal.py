@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import engine
-from ..engine import Models, Moment, Progress, Source
+from ..engine import Models, Moment, Progress, Source, Wrapped
 from ..engine.combine import losses
 from ..guard import random_state
 from ..inputs import check_input, check_target
@@ -34,24 +34,16 @@ class UniversalResult:
     complete: bool = True
 
 
-class OverData(Source):
+class OverData(Wrapped):
     """The mean loss of x_i + perturbation over the data, as the loss of one "sample": the perturbation (1, ...)."""
 
     def __init__(
         self, inner: Source, data: Batches, per_step: int | None, bounds: tuple[float, float] | None, table: Backend
     ) -> None:
-        self.inner, self.data, self.per_step, self.bounds, self.table = inner, data, per_step, bounds, table
-        self.models = inner.models
+        super().__init__(inner)
+        self.data, self.per_step, self.bounds, self.table = data, per_step, bounds, table
         self.faithful = per_step is None  # else the loss beside a gradient is that of a part of the data
         self._coming: Iterator[tuple[Tensor, Any]] = iter(())
-
-    @property
-    def reduced(self) -> bool:
-        return self.inner.reduced
-
-    @property
-    def how(self) -> str:
-        return self.inner.how
 
     def _shifted(self, x: Tensor, delta: Tensor) -> Tensor:
         moved = x + delta

@@ -7,7 +7,7 @@ are read once, at the end (with ``stop``: every few steps).
 from .job import Job
 from .loop import attack
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
-from .source import ENSEMBLES, Ensemble, Model, Models, Moment, Single, Source, View
+from .source import ENSEMBLES, Ensemble, Model, Models, Moment, Single, Source, View, Wrapped
 from .walk import Rule, Steepest, Walk
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "Steepest",
     "View",
     "Walk",
+    "Wrapped",
     "attack",
 ]

@@ -226,16 +226,12 @@ class Ensemble(Source):
         return self._of_losses(torch.stack(losses)), total
 
 
-class Viewed(Source):
-    """A source through random views, averaged over ``samples`` draws (EOT, arXiv 1707.07397).
+class Wrapped(Source):
+    """Another source with something done to its gradients: subclasses say what; all else is the other one's."""
 
-    Without a view the model itself is the random one, and `value` is the mean of as many draws; with a view `value` is
-    the loss without it.
-    """
-
-    def __init__(self, inner: Source, view: View | None, samples: int, table: Backend) -> None:
-        self.inner, self.view, self.samples, self.table = inner, view, samples, table
-        self.models, self.faithful = inner.models, view is None
+    def __init__(self, inner: Source) -> None:
+        self.inner = inner
+        self.models, self.faithful = inner.models, inner.faithful
 
     @property
     def reduced(self) -> bool:
@@ -246,8 +242,24 @@ class Viewed(Source):
         return self.inner.how
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
+        return self.inner.value(x, target, objective, moment)
+
+
+class Viewed(Wrapped):
+    """A source through random views, averaged over ``samples`` draws (EOT, arXiv 1707.07397).
+
+    Without a view the model itself is the random one, and `value` is the mean of as many draws; with a view `value` is
+    the loss without it.
+    """
+
+    def __init__(self, inner: Source, view: View | None, samples: int, table: Backend) -> None:
+        super().__init__(inner)
+        self.view, self.samples, self.table = view, samples, table
+        self.faithful = view is None
+
+    def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         if self.view is not None:
-            return self.inner.value(x, target, objective, moment)
+            return super().value(x, target, objective, moment)
         losses = []
         for draw in range(self.samples):
             _seed_device(x, moment, draw)
@@ -288,24 +300,13 @@ def _seed_device(x: Tensor, moment: Moment, draw: int) -> None:
         torch.cuda.default_generators[x.get_device()].manual_seed(number)
 
 
-class Smoothed(Source):
+class Smoothed(Wrapped):
     """A source whose gradients are convolved with a kernel (k, k), for each channel (TI-FGSM, arXiv 1904.02884)."""
 
     def __init__(self, inner: Source, kernel: Tensor) -> None:
-        self.inner, self.kernel = inner, kernel
+        super().__init__(inner)
+        self.kernel = kernel
         self.placed: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # a copy to the device waits for it
-        self.models, self.faithful = inner.models, inner.faithful
-
-    @property
-    def reduced(self) -> bool:
-        return self.inner.reduced
-
-    @property
-    def how(self) -> str:
-        return self.inner.how
-
-    def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
-        return self.inner.value(x, target, objective, moment)
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         loss, grad = self.inner.gradient(x, target, objective, moment)

@@ -9,7 +9,7 @@ from typing import Any
 from art.summary_writer import SummaryWriter, SummaryWriterDefault
 from torch import Tensor
 
-from ...engine import Moment, Source
+from ...engine import Moment, Source, Wrapped
 from ...extras import require
 from ...objectives import Objective
 from ...ops.backend import Backend
@@ -18,23 +18,12 @@ Show = Callable[[Moment, Tensor, Tensor], None]
 """(moment, x, gradient of the losses' sum) of a batch."""
 
 
-class Watched(Source):
+class Watched(Wrapped):
     """A source that shows each gradient where it was taken."""
 
     def __init__(self, inner: Source, show: Show) -> None:
-        self.inner, self.show = inner, show
-        self.models, self.faithful = inner.models, inner.faithful
-
-    @property
-    def reduced(self) -> bool:
-        return self.inner.reduced
-
-    @property
-    def how(self) -> str:
-        return self.inner.how
-
-    def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
-        return self.inner.value(x, target, objective, moment)
+        super().__init__(inner)
+        self.show = show
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         found = self.inner.gradient(x, target, objective, moment)

@@ -7,30 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....engine import Moment, Source
+from ....engine import Moment, Source, Wrapped
 from ....objectives import Objective
 
 
-class SharedStart(Source):
+class SharedStart(Wrapped):
     """A source whose batch holds every sample once for each epsilon: sample i's copies are named i, i + batch, ...
 
     Of copies that are at the same point, as they are at step 0 without a random start, one goes through the model.
     """
 
     def __init__(self, inner: Source, batch: int) -> None:
-        self.inner, self.batch = inner, batch
-        self.models, self.faithful = inner.models, inner.faithful
-
-    @property
-    def reduced(self) -> bool:
-        return self.inner.reduced
-
-    @property
-    def how(self) -> str:
-        return self.inner.how
-
-    def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
-        return self.inner.value(x, target, objective, moment)
+        super().__init__(inner)
+        self.batch = batch
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         if moment.step > 0 or moment.ids is None:
