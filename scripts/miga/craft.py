@@ -1,0 +1,131 @@
+"""Attacks on the digit denoisers, by name; each is crafted once and kept in a folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+import fastattack as fa
+from fastattack.files import write_atomic
+
+from .data import Digits, noisy
+from .defences import DEFENCES, SECOND
+from .networks import load_network
+
+KAPPA = 3.0  # margin of logits at which an attack by margin leaves the classifier alone and cleans up
+ATTACKS = {
+    "MIGA": "known task: the classifier, by its margin (kappa 3)",
+    "MIGA-CE": "known task: the classifier, by its cross-entropy",
+    "MIGA-unknown": "unknown task: a statistics network beside the attack",
+    "denoising-PGD": "mean and norm of the noise kept",
+    "PGD": "denoising-PGD without that",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One attack: which, on which denoiser, seen by which classifier, in which ball (0-255 scale).
+
+    Attributes:
+        weights: of the losses mi, rec and com.
+        through: a defence that the attack knows of and climbs through; "" for none.
+    """
+
+    attack: str
+    denoiser: str
+    task: str = "cnn"
+    eps: float = 50
+    steps: int = 20
+    weights: tuple[float, float, float] = (1, 10, 1)
+    through: str = ""
+
+    @property
+    def sigma(self) -> int:
+        return int(self.denoiser.split("-")[1])
+
+    @property
+    def key(self) -> str:
+        """The name of its file; a classifier and weights that the attack does not see are no part of it."""
+        told = [self.attack, self.denoiser, f"eps{self.eps:g}", f"steps{self.steps}", self.through]
+        if self.attack in ("MIGA", "MIGA-CE"):
+            told.append(self.task)
+        if self.attack.startswith("MIGA"):
+            told.append("x".join(f"{w:g}" for w in self.weights))
+        return "_".join(t for t in told if t)
+
+
+@dataclass
+class Bench:
+    """Digits, networks and what has been crafted so far."""
+
+    digits: Digits
+    networks: Path
+    out: Path
+    count: int = 120
+    seed: int = 0
+    loaded: dict[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> Tensor:
+        return self.digits.test_labels[: self.count]
+
+    @property
+    def clean(self) -> Tensor:
+        return self.digits.test[: self.count]
+
+    def noisy(self, sigma: float) -> Tensor:
+        return noisy(self.clean, sigma, self.seed)
+
+    def network(self, name: str) -> nn.Module:
+        if name not in self.loaded:
+            self.loaded[name] = load_network(self.networks, name)
+        return self.loaded[name]
+
+    def pipeline(self, denoiser: str, defence: str = "") -> Callable[[Tensor], Tensor]:
+        """The denoiser, and a defence behind it: one of DEFENCES, or the denoiser of the other kind."""
+        model = self.network(denoiser)
+        if not defence:
+            return model
+        after = self.network(other(denoiser)) if defence == SECOND else DEFENCES[defence]
+        return nn.Sequential(model, after) if isinstance(after, nn.Module) else lambda y: after(model(y))
+
+    def adversarial(self, plan: Plan) -> tuple[Tensor, float]:
+        """What the attack made of the noisy digits, and its CPU seconds; from its file where that is there."""
+        path = self.out / f"{plan.key}_n{self.count}.safetensors"
+        if not path.is_file():
+            began = time.process_time()
+            found = self._craft(plan)
+            spent = f"{time.process_time() - began:.2f}"
+            write_atomic(path, serialise({"adversarial": found.contiguous()}, metadata={"seconds": spent}))
+            print(f"{plan.key}: {spent} s", flush=True)
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("adversarial"), float(file.metadata()["seconds"])
+
+    def _craft(self, plan: Plan) -> Tensor:
+        y, model = self.noisy(plan.sigma), self.pipeline(plan.denoiser, plan.through)
+        options: dict[str, Any] = {"eps": plan.eps / 255, "steps": plan.steps, "seed": self.seed}
+        if plan.attack == "denoising-PGD":
+            return fa.DenoisingPGD(model, preserve_noise=True, **options)(y, self.clean)
+        if plan.attack == "PGD":
+            return fa.PGD(model, **options)(y, self.clean)
+        options |= dict(zip(("lambda_mi", "lambda_rec", "lambda_com"), plan.weights, strict=True))
+        if plan.attack == "MIGA-unknown":
+            return fa.MIGA(model, bank=self.digits.train, **options)(y, self.clean)
+        if plan.attack not in ("MIGA", "MIGA-CE"):
+            raise ValueError(f"attack: wanted one of {', '.join(ATTACKS)}, got {plan.attack!r}")
+        if plan.attack == "MIGA":
+            options["task_loss"] = fa.objectives.cw_margin(kappa=KAPPA)
+        return fa.MIGA(model, self.network(plan.task), **options)(y, self.labels)
+
+
+def other(denoiser: str) -> str:
+    """The denoiser of the other kind for the same noise and training."""
+    kind, rest = denoiser.split("-", 1)
+    return {"dncnn": "unet", "unet": "dncnn"}[kind] + "-" + rest

@@ -1,0 +1,67 @@
+"""Which attacks the tables of docs/results/miga.md are of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .craft import ATTACKS, Plan
+from .defences import DEFENCES, SECOND
+
+KINDS = ("dncnn", "unet")
+BALLS = ((25, 25), (25, 50), (50, 50))  # (sigma, eps), both on the 0-255 scale
+FIRST = Plan(attack="MIGA", denoiser="dncnn-25-plain")  # what ablation, trade-off, transfer and defences begin with
+SWITCHES = {
+    "all three": (1, 1, 1), "without L_MI": (0, 1, 1), "without L_rec": (1, 0, 1), "without L_com": (1, 1, 0),
+    "L_MI alone": (1, 0, 0),
+}  # fmt: skip
+REC = (1, 3, 10, 30, 100)  # lambda_rec; lambda_com is a tenth of it
+RADII = (6, 12, 25, 50)
+
+
+def main_plans() -> list[Plan]:
+    return [
+        Plan(attack=attack, denoiser=f"{kind}-{sigma}-plain", eps=eps)
+        for sigma, eps in BALLS
+        for kind in KINDS
+        for attack in ATTACKS
+    ]
+
+
+def ablation() -> dict[str, Plan]:
+    """The losses of FIRST switched off."""
+    found = {}
+    for name, switches in SWITCHES.items():
+        mi, rec, com = (w * on for w, on in zip(FIRST.weights, switches, strict=True))
+        found[name] = replace(FIRST, weights=(mi, rec, com))
+    return found
+
+
+def trade_off() -> list[Plan]:
+    """MIGA at growing lambda_rec; what denoising-PGD does in growing balls."""
+    swept = [replace(FIRST, weights=(1, rec, rec / 10)) for rec in REC]
+    plain = [replace(FIRST, attack=attack, eps=eps) for attack in ("denoising-PGD", "PGD") for eps in RADII]
+    return swept + plain
+
+
+def transfer() -> list[Plan]:
+    """What is scored on other networks than those it was crafted on."""
+    crafted = [Plan(attack="MIGA", denoiser=f"{k}-25-plain", task=t) for k in KINDS for t in ("cnn", "mlp")]
+    return crafted + [Plan(attack="MIGA-unknown", denoiser=f"{k}-25-plain") for k in KINDS]
+
+
+def unaware() -> list[tuple[Plan, str]]:
+    """Attacks that know nothing of the defence behind the denoiser."""
+    names = ["", *DEFENCES, SECOND]
+    return [(replace(FIRST, attack=attack), name) for attack in ("MIGA", "MIGA-unknown", "PGD") for name in names]
+
+
+def aware() -> list[tuple[Plan, str]]:
+    """Attacks that climb through the defence, and attacks on denoisers that were trained by typical sets."""
+    through = [(replace(FIRST, through=name), name) for name in ("blur", SECOND)]
+    hardened = [
+        (Plan(attack=attack, denoiser=f"{kind}-25-{how}"), "")
+        for attack in ("MIGA", "MIGA-unknown", "PGD")
+        for kind in KINDS
+        for how in ("plain", "ts")
+    ]
+    return through + hardened
