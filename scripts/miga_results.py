@@ -1,9 +1,9 @@
 """The figures of docs/results/miga.md: `python scripts/miga_results.py --markdown docs/results/miga.md`.
 
 Wants the networks of scripts/miga_networks.py. Attacks the digits (main comparison, ablation, trade-off, transfer,
-defences) and, where ../shared is, crops of photographs; writes every row to the JSON file and puts the tables below the
-heading "## Tables" of the Markdown file, whose text above it stays. Each attack is kept in --out, so that an interrupted
-run goes on.
+defences) and, where ../shared is, crops of photographs; writes every row to the JSON file and puts the tables below
+the heading "## Tables" of the Markdown file, whose text above it stays. Each attack is kept in --out, so that an
+interrupted run goes on.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def looked_up(
 ) -> dict[str, Tensor]:
     """Image quality as `fa.semantic_change` measures it, and what the encoder says of D(y').
 
-    ``similarity`` is the cosine of D(y') and D(y) after the gallery's mean has been taken off, ``own`` and ``own_before``
-    tell whether the nearest image of the gallery is the image's own.
+    ``similarity`` is the cosine of D(y') and D(y) after the gallery's mean has been taken off; ``own`` and
+    ``own_before`` tell whether the nearest image of the gallery is the image's own.
     """
     change = fa.semantic_change(model, None, y, adversarial)
     columns = {name: getattr(change, name) for name in ("input_psnr", "input_ms_ssim", "output_psnr", "output_ms_ssim")}
