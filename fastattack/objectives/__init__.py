@@ -9,6 +9,7 @@ from .base import Objective, Scheduled
 from .classify import cross_entropy, cw_margin, dlr, dlr_targeted, kl_divergence, logit_difference
 from .dense import cospgd, segpgd
 from .deviation import deviation, deviation_target
+from .multiscale import ms_ssim
 from .perceptual import features, lpips
 from .pixel import charbonnier, mae, mse, psnr
 from .structure import ssim
@@ -29,6 +30,7 @@ __all__ = [
     "logit_difference",
     "lpips",
     "mae",
+    "ms_ssim",
     "mse",
     "psnr",
     "segpgd",
