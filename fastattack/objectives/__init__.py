@@ -12,6 +12,7 @@ from .deviation import deviation, deviation_target
 from .multiscale import ms_ssim
 from .perceptual import features, lpips
 from .pixel import charbonnier, mae, mse, psnr
+from .reading import ctc
 from .structure import ssim
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "charbonnier",
     "cospgd",
     "cross_entropy",
+    "ctc",
     "cw_margin",
     "deviation",
     "deviation_target",
