@@ -147,9 +147,10 @@ def influence(estimator: str, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def others(scores: Tensor, own: Tensor | None = None) -> Tensor:
-    """(B, K) without each row's own column, (B, K - 1): column i of row i, or the columns ``own`` (B,)."""
+    """(B, K) without each row's column ``own`` (B,), to (B, K - 1); by default (B, B) without the diagonal."""
     rows, columns = scores.shape
-    own = torch.arange(rows, device=scores.device) if own is None else own
+    if own is None:  # behind the first entry each row of B + 1 ends with one of the diagonal
+        return scores.flatten()[1:].view(rows - 1, rows + 1)[:, :-1].reshape(rows, rows - 1)
     kept = torch.arange(columns - 1, device=scores.device).expand(rows, -1)
     return scores.gather(1, kept + (kept >= own[:, None]))
 

@@ -134,22 +134,35 @@ def evaluate(network: StatisticsNetwork, x: Tensor, z: Tensor, *, estimator: str
     Args:
         x, z: (M, ...) each, M >= 2.
     """
-    blocks = math.ceil(len(x) / _BLOCK)
-    total, parts = 0.0, []
-    for a, b in zip(x.tensor_split(blocks), z.tensor_split(blocks), strict=True):
-        table = network.table(network.embed_x(a), network.embed_z(b)).double()
-        value, part = bounds.influence(estimator, table)
-        total += value.item() * len(a)
+    values, parts = [], []
+    for table in _tables(network, x, z):
+        value, part = bounds.influence(estimator, table.double())
+        values.append(value.item() * len(part))
         parts.append(part - part.mean())
-    variance = torch.cat(parts).square().sum().item() / (len(x) - blocks)
-    return total / len(x), math.sqrt(variance / len(x))
+    variance = torch.cat(parts).square().sum().item() / (len(x) - len(parts))
+    return sum(values) / len(x), math.sqrt(variance / len(x))
+
+
+def _tables(network: StatisticsNetwork, x: Tensor, z: Tensor) -> Iterator[Tensor]:
+    """Scores (M, M) of blocks of the pairs, each z beside each x of its block."""
+    blocks = math.ceil(len(x) / _BLOCK)
+    for a, b in zip(x.tensor_split(blocks), z.tensor_split(blocks), strict=True):
+        yield network.table(network.embed_x(a), network.embed_z(b))
+
+
+@torch.no_grad()
+def _look(critic: Critic, x: Tensor, z: Tensor) -> float:
+    """The bound alone."""
+    bound = bounds.BATCH[critic.estimator]
+    values = [bound(t.diagonal(), bounds.others(t)) * len(t) for t in _tables(critic.network, x, z)]
+    return torch.stack(values).sum().item() / len(x)
 
 
 def _train(
     critic: Critic, batches: Iterator[tuple[Tensor, Tensor]], choosing: tuple[Tensor, Tensor], steps: int, lr: float
 ) -> tuple[tuple[Moment, ...], int]:
     """Trains the critic, and leaves it as it was at the best look: the curve, and the step of that look."""
-    found = evaluate(critic.network, *choosing, estimator=critic.estimator)[0]
+    found = _look(critic, *choosing)
     curve, seen = [Moment(0, found, found)], []
     best, kept = curve[0], copy.deepcopy(critic.network.state_dict())
     looks = {math.ceil(steps * k / _LOOKS) for k in range(1, _LOOKS + 1)}
@@ -158,7 +171,7 @@ def _train(
         seen.append(critic.learn(*next(batches), lr=length))
         if step not in looks:
             continue
-        found = evaluate(critic.network, *choosing, estimator=critic.estimator)[0]
+        found = _look(critic, *choosing)
         curve.append(Moment(step, torch.stack(seen).mean().item(), found))
         if not math.isfinite(curve[-1].training):
             raise NonFiniteError(f"mutual_information: the critic's estimate was not finite by step {step}; lower lr")
@@ -183,8 +196,8 @@ def _encoded(encoder: Encoder | str | None, t: Tensor, name: str) -> Tensor:
     if not callable(encoder):
         return t if encoder == "conv" else t.flatten(1)
     with torch.no_grad(), left_as_found(encoder, t.device, eval_mode=True):
-        parts = [encoder(part) for part in t.split(_BLOCK)]
-    for made, given in zip(parts, t.split(_BLOCK), strict=True):
+        parts = [encoder(part) for part in torch.split(t, _BLOCK)]
+    for made, given in zip(parts, torch.split(t, _BLOCK), strict=True):
         if not isinstance(made, Tensor) or not made.is_floating_point() or made.shape[:1] != given.shape[:1]:
             got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
             raise ValueError(f"encoder: wanted float features ({len(given)}, ...) of {name}, got {got}")
@@ -205,7 +218,7 @@ def _split(count: int, held_out: float, generator: torch.Generator) -> tuple[Ten
             f"x: wanted pairs enough for two in each part of the split, got {count}, of which {sizes[0]} would train, "
             f"{sizes[1]} choose the step and {sizes[2]} be held out"
         )
-    train, choosing, last = torch.randperm(count, generator=generator).split(sizes)
+    train, choosing, last = torch.split(torch.randperm(count, generator=generator), list(sizes))
     return train, choosing, last
 
 
@@ -213,4 +226,4 @@ def _batches(count: int, batch: int, generator: torch.Generator, device: torch.d
     """Rows without end: permutations cut into whole batches, so that no sample is in a batch twice."""
     while True:
         order = torch.randperm(count, generator=generator).to(device)
-        yield from order[: count - count % batch].split(batch)
+        yield from torch.split(order[: count - count % batch], batch)

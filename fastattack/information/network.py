@@ -15,6 +15,7 @@ from ..ops import check
 from .encoder import ImageEncoder, initialise
 
 FORMS = ("separable", "concatenated")
+_SMALL = 0.3  # times He's deviation: of the last layer at the start
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -31,7 +32,17 @@ class Separable(nn.Module):
         super().__init__()
         self.x_net = mlp([x_size, hidden, hidden, embedding + 1])
         self.z_net = mlp([z_size, hidden, hidden, embedding + 1])
-        self.scale = embedding**-0.5
+        self.scale = 1 / math.sqrt(embedding)
+        self.sizes = (x_size, z_size)
+
+    def start(self, generator: torch.Generator) -> None:
+        """Small scores, so that no exp T is far from 1; where x and z have one size, they begin alike."""
+        initialise(self, generator)
+        if self.sizes[0] == self.sizes[1]:
+            self.z_net.load_state_dict(self.x_net.state_dict())
+        with torch.no_grad():
+            for net in (self.x_net, self.z_net):
+                net[-1].weight.mul_(_SMALL)
 
     def embed_x(self, x: Tensor) -> Tensor:
         found: Tensor = self.x_net(x)
@@ -42,10 +53,14 @@ class Separable(nn.Module):
         return found
 
     def pairs(self, x: Tensor, z: Tensor) -> Tensor:
-        return (x[:, 1:] * z[:, 1:]).sum(1) * self.scale + x[:, 0] + z[:, 0]
+        product: Tensor = (x[:, 1:] * z[:, 1:]).sum(1)
+        found: Tensor = product * self.scale + x[:, 0] + z[:, 0]
+        return found
 
     def table(self, x: Tensor, z: Tensor) -> Tensor:
-        return z[:, 1:] @ x[:, 1:].T * self.scale + x[:, 0] + z[:, :1]
+        product: Tensor = z[:, 1:] @ x[:, 1:].T
+        found: Tensor = product * self.scale + x[:, 0] + z[:, :1]
+        return found
 
 
 class Concatenated(nn.Module):
@@ -55,7 +70,13 @@ class Concatenated(nn.Module):
         super().__init__()
         self.x_first = nn.Linear(x_size, hidden)
         self.z_first = nn.Linear(z_size, hidden, bias=False)
-        self.rest = nn.Sequential(nn.SiLU(), mlp([hidden, hidden, 1]))
+        self.rest = nn.Sequential(nn.SiLU(), *mlp([hidden, hidden, 1]))
+
+    def start(self, generator: torch.Generator) -> None:
+        """Small scores, so that no exp T is far from 1."""
+        initialise(self, generator)
+        with torch.no_grad():
+            self.rest[-1].weight.mul_(_SMALL)
 
     def embed_x(self, x: Tensor) -> Tensor:
         found: Tensor = self.x_first(x)
@@ -66,8 +87,8 @@ class Concatenated(nn.Module):
         return found
 
     def pairs(self, x: Tensor, z: Tensor) -> Tensor:
-        found: Tensor = self.rest((x + z) * math.sqrt(0.5))[..., 0]
-        return found
+        found: Tensor = self.rest((x + z) * math.sqrt(0.5))
+        return found[..., 0]
 
     def table(self, x: Tensor, z: Tensor) -> Tensor:
         return self.pairs(x[None], z[:, None])
@@ -131,14 +152,16 @@ class StatisticsNetwork(nn.Module):
                 if form == "separable"
                 else Concatenated(x_size, z_size, hidden)
             )
-        initialise(self, generator)
+        self.head.start(generator)
+        for trunk in dict.fromkeys((self.x_trunk, self.z_trunk)):
+            initialise(trunk, generator)
         for name in ("x_shift", "z_shift"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
             self.register_buffer(name.replace("shift", "scale"), torch.ones((), dtype=torch.float64))
 
     @torch.no_grad()
     def standardise(self, x: Tensor, z: Tensor) -> None:
-        """From now on inputs are shifted and scaled so that these have mean 0 and deviation 1: by feature, or all images."""
+        """From now on inputs are moved and scaled so that these have mean 0 and deviation 1: by feature, or as images."""
         for side, samples in (("x", x), ("z", z)):
             wide = samples.double()
             dims = None if self.convolve else 0
