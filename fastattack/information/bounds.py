@@ -18,9 +18,15 @@ from torch import Tensor
 from ..objectives.base import widened
 
 
+_MOST = math.log(10)
+
+
 @dataclass(frozen=True)
 class MovingAverage:
     """The moving average of E exp T over batches, which MINE's gradient is divided by. A value: `after` makes the next.
+
+    It is cut to 10 times the mean of the newest batch. In MINE it is not; but then one batch with a wild score
+    leaves an average that falls by ``rate`` a step, beside which nothing holds the other scores down: they diverge.
 
     Attributes:
         rate: weight of the newest batch, 0 < rate <= 1; 1 is the uncorrected gradient.
@@ -40,7 +46,8 @@ class MovingAverage:
         if self.log_mean is None or self.rate == 1:
             return MovingAverage(self.rate, new)
         old = self.log_mean.to(new)
-        return MovingAverage(self.rate, torch.logaddexp(old + math.log1p(-self.rate), new + math.log(self.rate)))
+        mixed = torch.logaddexp(old + math.log1p(-self.rate), new + math.log(self.rate))
+        return MovingAverage(self.rate, torch.minimum(mixed, new + _MOST))
 
 
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:

@@ -25,6 +25,10 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def _weight(layer: nn.Module) -> Tensor:
+    return layer.get_parameter("weight")
+
+
 class Separable(nn.Module):
     """T(x, z) = <g(x), h(z)> / sqrt(E) + u(x) + v(z): all pairs cost one pass over the samples and a matrix product."""
 
@@ -42,7 +46,7 @@ class Separable(nn.Module):
             self.z_net.load_state_dict(self.x_net.state_dict())
         with torch.no_grad():
             for net in (self.x_net, self.z_net):
-                net[-1].weight.mul_(_SMALL)
+                _weight(net[-1]).mul_(_SMALL)
 
     def embed_x(self, x: Tensor) -> Tensor:
         found: Tensor = self.x_net(x)
@@ -76,7 +80,7 @@ class Concatenated(nn.Module):
         """Small scores, so that no exp T is far from 1."""
         initialise(self, generator)
         with torch.no_grad():
-            self.rest[-1].weight.mul_(_SMALL)
+            _weight(self.rest[-1]).mul_(_SMALL)
 
     def embed_x(self, x: Tensor) -> Tensor:
         found: Tensor = self.x_first(x)
@@ -161,7 +165,7 @@ class StatisticsNetwork(nn.Module):
 
     @torch.no_grad()
     def standardise(self, x: Tensor, z: Tensor) -> None:
-        """From now on inputs are moved and scaled so that these have mean 0 and deviation 1: by feature, or as images."""
+        """From now on inputs are moved and scaled so that these have mean 0 and deviation 1, by feature or as images."""
         for side, samples in (("x", x), ("z", z)):
             wide = samples.double()
             dims = None if self.convolve else 0
