@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ..objectives.base import widened
 
-
 _MOST = math.log(10)
 
 

@@ -84,6 +84,8 @@ class Critic:
 
         Entry i reads x_i, z_i and the bank alone: it is the same in any batch, to rounding, as long as the weights are.
 
+        Call backward before the next `learn`, which moves the weights.
+
         Args:
             x, z: (B, ...) each.
             bank: in place of the critic's own; one of them must be there.

@@ -39,6 +39,7 @@ class ImageEncoder(nn.Module):
                 nn.Conv2d(2 * width, 3 * width, 3, stride=2, padding=1), nn.SiLU(),
             )  # fmt: skip
             self.last = nn.Linear(3 * width * _GRID**2, features)
+        self.float()  # the default type may be another
         initialise(self, torch.Generator().manual_seed(seed))
 
     def forward(self, images: Tensor) -> Tensor:

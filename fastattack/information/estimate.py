@@ -22,10 +22,11 @@ _BLOCK = 512  # held-out pairs that are scored beside each other at once
 _LOOKS = 20  # at the pairs that choose, on the way
 
 Encoder = Callable[[Tensor], Any]
+Pairs = tuple[Tensor, Tensor]
 
 
 class Moment(NamedTuple):
-    """A look on the way: nats of the batches since the last look, and of the pairs that choose the step."""
+    """A look on the way: nats of as many pairs that train as choose the step, and of those that choose it."""
 
     step: int
     training: float
@@ -107,21 +108,17 @@ def mutual_information(
     require_whole(batch, "batch", 2)
     _check_pairs(x, z, encoder)
     generator = torch.Generator().manual_seed(check.seed_of(seed))
-    x, z = (_encoded(encoder, fresh(t), name) for t, name in ((x, "x"), (z, "z")))
-    parts = [part.to(x.device) for part in _split(len(x), held_out, generator)]
-    network = StatisticsNetwork(
-        x.shape[1:], z.shape[1:], convolve=encoder == "conv", form=form, hidden=hidden, embedding=embedding, seed=seed
-    ).to(x.device)
-    (train_x, train_z), choosing, last = ((x[part], z[part]) for part in parts)
-    network.standardise(train_x, train_z)
-    critic = Critic(network, estimator=estimator, lr=lr, rate=rate)
-    batches = _batches(len(train_x), min(batch, len(train_x)), generator, x.device)
-    pairs = ((train_x[rows], train_z[rows]) for rows in batches)
-    curve, step = _train(critic, pairs, choosing, steps, lr)
-    value, error = evaluate(network, *last, estimator=estimator)
-    count = len(last[0])
-    sizes = (len(train_x), len(choosing[0]), count)
-    ceiling = math.log(math.ceil(count / math.ceil(count / _BLOCK))) if estimator == "infonce" else math.inf
+    with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
+        x, z = (_encoded(encoder, fresh(t), name) for t, name in ((x, "x"), (z, "z")))
+        (train_x, train_z), choosing, last = ((x[part], z[part]) for part in _split(x, held_out, generator))
+        network = StatisticsNetwork.of(
+            train_x, train_z, convolve=encoder == "conv", form=form, hidden=hidden, embedding=embedding, seed=seed
+        )
+        critic = Critic(network, estimator=estimator, lr=lr, rate=rate)
+        curve, step = _train(critic, (train_x, train_z), choosing, steps=steps, batch=batch, lr=lr, generator=generator)
+        value, error = evaluate(network, *last, estimator=estimator)
+    sizes = (len(train_x), len(choosing[0]), len(last[0]))
+    ceiling = math.log(_block(sizes[2])) if estimator == "infonce" else math.inf
     return MutualInformation(value, error, estimator, ceiling, step, sizes, curve)
 
 
@@ -143,6 +140,11 @@ def evaluate(network: StatisticsNetwork, x: Tensor, z: Tensor, *, estimator: str
     return sum(values) / len(x), math.sqrt(variance / len(x))
 
 
+def _block(count: int) -> int:
+    """How many pairs the largest block holds."""
+    return math.ceil(count / math.ceil(count / _BLOCK))
+
+
 def _tables(network: StatisticsNetwork, x: Tensor, z: Tensor) -> Iterator[Tensor]:
     """Scores (M, M) of blocks of the pairs, each z beside each x of its block."""
     blocks = math.ceil(len(x) / _BLOCK)
@@ -159,25 +161,34 @@ def _look(critic: Critic, x: Tensor, z: Tensor) -> float:
 
 
 def _train(
-    critic: Critic, batches: Iterator[tuple[Tensor, Tensor]], choosing: tuple[Tensor, Tensor], steps: int, lr: float
+    critic: Critic,
+    pairs: Pairs,
+    choosing: Pairs,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    generator: torch.Generator,
 ) -> tuple[tuple[Moment, ...], int]:
     """Trains the critic, and leaves it as it was at the best look: the curve, and the step of that look."""
-    found = _look(critic, *choosing)
-    curve, seen = [Moment(0, found, found)], []
-    best, kept = curve[0], copy.deepcopy(critic.network.state_dict())
-    looks = {math.ceil(steps * k / _LOOKS) for k in range(1, _LOOKS + 1)}
-    for step in range(1, steps + 1):
-        length = lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
-        seen.append(critic.learn(*next(batches), lr=length))
-        if step not in looks:
-            continue
-        found = _look(critic, *choosing)
-        curve.append(Moment(step, torch.stack(seen).mean().item(), found))
-        if not math.isfinite(curve[-1].training):
-            raise NonFiniteError(f"mutual_information: the critic's estimate was not finite by step {step}; lower lr")
-        seen.clear()
-        if found > best.choosing:
-            best, kept = curve[-1], copy.deepcopy(critic.network.state_dict())
+    x, z = pairs
+    some = x[: len(choosing[0])], z[: len(choosing[0])]
+    looks = {math.ceil(steps * k / _LOOKS) for k in range(_LOOKS + 1)}
+    batches = _batches(len(x), min(batch, len(x)), generator, x.device)
+    curve: list[Moment] = []
+    best, kept = Moment(0, -math.inf, -math.inf), critic.network.state_dict()
+    for step in range(steps + 1):
+        if step > 0:
+            rows = next(batches)
+            critic.learn(x[rows], z[rows], lr=lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2)
+        if step in looks:
+            curve.append(Moment(step, _look(critic, *some), _look(critic, *choosing)))
+            if not math.isfinite(sum(curve[-1])):
+                raise NonFiniteError(
+                    f"mutual_information: the critic's scores were not finite by step {step}; lower lr"
+                )
+            if curve[-1].choosing > best.choosing:
+                best, kept = curve[-1], copy.deepcopy(critic.network.state_dict())
     critic.network.load_state_dict(kept)
     return tuple(curve), best.step
 
@@ -207,10 +218,11 @@ def _encoded(encoder: Encoder | str | None, t: Tensor, name: str) -> Tensor:
     return features
 
 
-def _split(count: int, held_out: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _split(x: Tensor, held_out: float, generator: torch.Generator) -> list[Tensor]:
     """Places of the pairs that train, of those that choose, and of those that are reported."""
     if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 < held_out < 1:
         raise ValueError(f"held_out: wanted a share above 0 and below 1, got {held_out!r}")
+    count = len(x)
     rest = round(count * held_out)
     sizes = (count - rest, rest // 2, rest - rest // 2)
     if min(sizes) < 2:
@@ -218,8 +230,7 @@ def _split(count: int, held_out: float, generator: torch.Generator) -> tuple[Ten
             f"x: wanted pairs enough for two in each part of the split, got {count}, of which {sizes[0]} would train, "
             f"{sizes[1]} choose the step and {sizes[2]} be held out"
         )
-    train, choosing, last = torch.split(torch.randperm(count, generator=generator), list(sizes))
-    return train, choosing, last
+    return list(torch.split(torch.randperm(count, generator=generator).to(x.device), list(sizes)))
 
 
 def _batches(count: int, batch: int, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..guard import random_state
 from ..objectives.base import widened
 from ..ops import check
-from .encoder import ImageEncoder, initialise
+from .encoder import LEAST_SIDE, ImageEncoder, initialise
 
 FORMS = ("separable", "concatenated")
 _SMALL = 0.3  # times He's deviation: of the last layer at the start
@@ -139,39 +140,53 @@ class StatisticsNetwork(nn.Module):
         super().__init__()
         self.x_shape, self.z_shape, self.convolve = tuple(x_shape), tuple(z_shape), convolve
         generator = torch.Generator().manual_seed(check.seed_of(seed))
-        x_size, z_size = math.prod(x_shape), math.prod(z_shape)
-        self.x_trunk: nn.Module = nn.Flatten()
-        self.z_trunk: nn.Module = nn.Flatten()
-        if convolve:
-            for name, shape in (("x", self.x_shape), ("z", self.z_shape)):
-                if len(shape) != 3:
-                    raise ValueError(f"{name}: wanted images (B, 1 or 3, H, W) for the encoder, got samples {shape}")
-            self.x_trunk = ImageEncoder(x_shape[0], features=hidden)
-            same = x_shape[0] == z_shape[0]
-            self.z_trunk = self.x_trunk if same else ImageEncoder(z_shape[0], features=hidden)
-            x_size = z_size = hidden
         with random_state(torch.device("cpu")):
+            x_size, z_size = self._make_trunks(hidden)
             self.head = (
                 Separable(x_size, z_size, hidden, embedding)
                 if form == "separable"
                 else Concatenated(x_size, z_size, hidden)
             )
+        self.float()  # the default type may be another
         self.head.start(generator)
         for trunk in dict.fromkeys((self.x_trunk, self.z_trunk)):
             initialise(trunk, generator)
-        for name in ("x_shift", "z_shift"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
-            self.register_buffer(name.replace("shift", "scale"), torch.ones((), dtype=torch.float64))
+        for side in ("x", "z"):
+            self.register_buffer(f"{side}_shift", torch.zeros((), dtype=torch.float64))
+            self.register_buffer(f"{side}_scale", torch.ones((), dtype=torch.float64))
+
+    @classmethod
+    def of(cls, x: Tensor, z: Tensor, **options: Any) -> StatisticsNetwork:
+        """For samples like x and z (N, ...), standardised by them and on their device; options as above."""
+        network = cls(x.shape[1:], z.shape[1:], **options).to(x.device)
+        network.standardise(x, z)
+        return network
+
+    def _make_trunks(self, hidden: int) -> tuple[int, int]:
+        """Sets them, and returns how many numbers each of them makes of a sample."""
+        self.x_trunk: nn.Module = nn.Flatten()
+        self.z_trunk: nn.Module = nn.Flatten()
+        if not self.convolve:
+            return math.prod(self.x_shape), math.prod(self.z_shape)
+        for name, shape in (("x", self.x_shape), ("z", self.z_shape)):
+            if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < LEAST_SIDE:
+                raise ValueError(
+                    f"{name}: wanted images (N, 1 or 3, H, W) with H and W >= {LEAST_SIDE} for the encoder, "
+                    f"got samples of shape {shape}"
+                )
+        self.x_trunk = ImageEncoder(self.x_shape[0], features=hidden)
+        same = self.x_shape[0] == self.z_shape[0]
+        self.z_trunk = self.x_trunk if same else ImageEncoder(self.z_shape[0], features=hidden)
+        return hidden, hidden
 
     @torch.no_grad()
     def standardise(self, x: Tensor, z: Tensor) -> None:
-        """From now on inputs are moved and scaled so that these have mean 0 and deviation 1, by feature or as images."""
+        """From now on inputs are moved and scaled so that these have mean 0 and deviation 1 (features one by one)."""
         for side, samples in (("x", x), ("z", z)):
             wide = samples.double()
             dims = None if self.convolve else 0
             spread, mean = torch.var_mean(wide, dims, correction=0)
-            # A feature that stands still stays 0: its rounding is not to be blown up.
-            lively = spread > 1e-12 * (mean.square() + spread).clamp(min=1e-300)
+            lively = spread > 1e-28 * mean.square()  # of a feature that stands still only the mean's rounding is left
             setattr(self, f"{side}_shift", mean)
             setattr(self, f"{side}_scale", torch.where(lively, spread.rsqrt(), 0))
 
