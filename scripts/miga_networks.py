@@ -1,7 +1,7 @@
 """Train the networks of docs/results/miga.md: `python scripts/miga_networks.py --out out/miga_networks`.
 
-Two classifiers of digits (convolutional, fully connected) and, for sigma 25 and 50, two denoisers (a residual CNN, a
-U-Net), each by plain and by typical-set (TS) training; and, where train400 is, an encoder of photographs that no attack
+Two classifiers of digits (convolutional, fully connected); for sigma 25 and 50 two denoisers (a residual CNN, a
+U-Net), those for 25 also by typical-set (TS) training; and, where train400 is, an encoder of photographs that no attack
 sees. All from one seed, on one thread. networks.json holds what they reach on the test digits and the CPU seconds that
 each took. What is there already is not trained again, and a denoiser whose run was killed goes on where it was.
 """
@@ -13,16 +13,15 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from miga.data import DigitBatches, Digits, load_digits, noisy, shifted
 from miga.encoder import TRAIN, train_encoder
-from miga.networks import CLASSIFIERS, DENOISERS, SIGMAS, TRAININGS, denoiser_name, load_network
+from miga.networks import CLASSIFIERS, DENOISERS, denoisers, load_network
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.nn import functional
@@ -82,30 +81,40 @@ def save(model: nn.Module, path: Path) -> None:
     write_atomic(path, serialise({k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}))
 
 
-def train_all(digits: Digits, out: Path, *, epochs: int, steps: int, seed: int) -> dict[str, Any]:
-    """Train what is not in the folder yet; gives what each network reaches on the test digits."""
+def train_all(
+    digits: Digits, out: Path, *, epochs: int, steps: int, seed: int, only: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """Train what is not in the folder yet; gives what each network reaches on the test digits.
+
+    With ``only`` names, these alone, and None while others are missing.
+    """
     seconds: dict[str, float] = {}
     known = out / "networks.json"
     before = json.loads(known.read_text()) if known.is_file() else {}
     settings = {"epochs": epochs, "steps": steps, "seed": seed, "images": len(digits.train)}
     if before.get("settings", settings) != settings:
         raise ValueError(f"{known}: made with {before['settings']}, not {settings}; name another folder")
-    for name, train in _jobs(digits, out, epochs=epochs, steps=steps, seed=seed).items():
-        if (out / f"{name}.safetensors").is_file():
+    jobs = _jobs(digits, out, epochs=epochs, steps=steps, seed=seed)
+    if unknown := set(only) - jobs.keys():
+        raise ValueError(f"only: wanted names of {', '.join(jobs)}, got {', '.join(sorted(unknown))}")
+    for name, train in jobs.items():
+        if (out / f"{name}.safetensors").is_file() or (only and name not in only):
             continue
         began = time.process_time()
         save(train(), out / f"{name}.safetensors")
         shutil.rmtree(out / f"{name}.run", ignore_errors=True)
         seconds[name] = time.process_time() - began
         print(f"{name}: {seconds[name]:.0f} s", flush=True)
-    found = {
+    found: dict[str, Any] = {
         "settings": settings,
         "machine": describe("cpu"),
         "seconds": {**before.get("seconds", {}), **{k: round(v, 1) for k, v in seconds.items()}},
-        **reached(digits, out),
     }
+    missing = [name for name in jobs if not (out / f"{name}.safetensors").is_file()]
+    if not missing:
+        found |= reached(digits, out)
     write_atomic(known, (json.dumps(found, indent=1) + "\n").encode())
-    return found
+    return None if missing else found
 
 
 def _jobs(digits: Digits, out: Path, *, epochs: int, steps: int, seed: int) -> dict[str, Callable[[], nn.Module]]:
@@ -113,8 +122,7 @@ def _jobs(digits: Digits, out: Path, *, epochs: int, steps: int, seed: int) -> d
     jobs: dict[str, Callable[[], nn.Module]] = {
         kind: partial(train_classifier, kind, digits, epochs=epochs, seed=seed) for kind in CLASSIFIERS
     }
-    for how, sigma, kind in product(TRAININGS, SIGMAS, DENOISERS):
-        name = denoiser_name(kind, sigma, how)
+    for name, (kind, sigma, how) in denoisers().items():
         jobs[name] = partial(
             train_denoiser, kind, sigma, how, digits, steps=steps, seed=seed, folder=out / f"{name}.run"
         )
@@ -130,8 +138,8 @@ def reached(digits: Digits, out: Path) -> dict[str, Any]:
     tasks = {kind: load_network(out, kind) for kind in CLASSIFIERS}
     clean = {kind: accuracy(task, x, labels) for kind, task in tasks.items()}
     rows: dict[str, Any] = {}
-    for sigma, how, kind in product(SIGMAS, TRAININGS, DENOISERS):
-        name, y = denoiser_name(kind, sigma, how), noisy(x, sigma)
+    for name, (_, sigma, _) in denoisers().items():
+        y = noisy(x, sigma)
         restored = load_network(out, name)(y)
         rows[name] = {
             "psnr_noisy": psnr(y, x).mean().item(),
@@ -148,11 +156,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of the classifiers")
     parser.add_argument("--steps", type=int, default=320, help="of each denoiser, batches of 16")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="train these alone: cnn, unet-25-ts, ...")
     options = parser.parse_args()
     torch.set_num_threads(1)
     digits = load_digits(options.seed)
-    found = train_all(digits, options.out, epochs=options.epochs, steps=options.steps, seed=options.seed)
-    print(json.dumps({k: found[k] for k in ("classifiers", "denoisers", "seconds")}, indent=1))
+    found = train_all(
+        digits, options.out, epochs=options.epochs, steps=options.steps, seed=options.seed, only=options.only
+    )
+    if found:
+        print(json.dumps({k: found[k] for k in ("classifiers", "denoisers", "seconds")}, indent=1))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def test_blur_and_jpeg(scripts: Any) -> None:
 
 def test_training_writes_what_it_reached_and_is_not_done_twice(scripts: Any, few: Any, trained: Path) -> None:
     found = json.loads((trained / "networks.json").read_text())
-    names = {"cnn", "mlp", *(f"{k}-{s}-{how}" for k in ("dncnn", "unet") for s in (25, 50) for how in ("plain", "ts"))}
+    names = {"cnn", "mlp", *(f"{k}-{how}" for k in ("dncnn", "unet") for how in ("25-plain", "50-plain", "25-ts"))}
     assert {path.stem for path in trained.glob("*.safetensors")} == names
     assert found["seconds"].keys() == names
     assert found["denoisers"]["dncnn-25-plain"]["psnr_noisy"] == pytest.approx(20.17, abs=0.2)  # -20 log10(25/255)

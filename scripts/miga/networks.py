@@ -14,8 +14,7 @@ from fastattack.models import DnCNN, initialise
 from .data import SIZE
 from .encoder import encoder
 
-SIGMAS = (25, 50)
-TRAININGS = ("plain", "ts")
+TRAININGS = ((25, "plain"), (50, "plain"), (25, "ts"))  # sigma on the 0-255 scale, and how
 
 
 class UNet(nn.Module):
@@ -96,8 +95,9 @@ DENOISERS: dict[str, Callable[[int], nn.Module]] = {"dncnn": dncnn, "unet": unet
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {"cnn": cnn, "mlp": mlp}
 
 
-def denoiser_name(kind: str, sigma: float, training: str) -> str:
-    return f"{kind}-{sigma:g}-{training}"
+def denoisers() -> dict[str, tuple[str, int, str]]:
+    """(kind, sigma, training) by the name of the file, "unet-25-ts"."""
+    return {f"{kind}-{sigma}-{how}": (kind, sigma, how) for sigma, how in TRAININGS for kind in DENOISERS}
 
 
 def load_network(folder: Path, name: str) -> nn.Module:
