@@ -20,7 +20,7 @@ from .network import StatisticsNetwork, require_whole
 
 _BLOCK = 512  # held-out pairs that are scored beside each other at once
 _LOOKS = 10  # at the pairs that choose, on the way
-_SEEN = 4096  # of them at most, in a look
+_SEEN = 2048  # of them at most, in a look
 
 Encoder = Callable[[Tensor], Any]
 Pairs = tuple[Tensor, Tensor]
