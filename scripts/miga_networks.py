@@ -1,9 +1,9 @@
 """Train the networks of docs/results/miga.md: `python scripts/miga_networks.py --out out/miga_networks`.
 
 Two classifiers of digits (convolutional, fully connected); for sigma 25 and 50 two denoisers (a residual CNN, a
-U-Net), those for 25 also by typical-set (TS) training; and, where train400 is, an encoder of photographs that no attack
-sees. All from one seed, on one thread. networks.json holds what they reach on the test digits and the CPU seconds that
-each took. What is there already is not trained again, and a denoiser whose run was killed goes on where it was.
+U-Net), those for 25 also by typical-set (TS) training; and, where train400 is, two encoders of photographs. All from
+one seed, on one thread. networks.json holds what they reach on the test digits and the CPU seconds that each took. What
+is there already is not trained again, and a denoiser whose run was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from miga.data import DigitBatches, Digits, load_digits, noisy, shifted
-from miga.encoder import TRAIN, train_encoder
+from miga.encoder import ENCODERS, TRAIN, train_encoder
 from miga.networks import CLASSIFIERS, DENOISERS, denoisers, load_network
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
@@ -127,7 +127,7 @@ def _jobs(digits: Digits, out: Path, *, epochs: int, steps: int, seed: int) -> d
             train_denoiser, kind, sigma, how, digits, steps=steps, seed=seed, folder=out / f"{name}.run"
         )
     if TRAIN.is_dir():
-        jobs["encoder"] = partial(train_encoder, steps=2 * steps, seed=seed)
+        jobs |= {kind: partial(train_encoder, kind, steps=2 * steps, seed=seed) for kind in ENCODERS}
     return jobs
 
 

@@ -51,10 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=Path, default=Path("out/miga_networks"))
     parser.add_argument("--out", type=Path, default=Path("out/miga_results"), help="where attacked digits are kept")
-    parser.add_argument("--count", type=int, default=120, help="test digits")
+    parser.add_argument("--count", type=int, default=100, help="test digits")
     parser.add_argument("--eps", type=float, default=8.0, help="of the photographs, 0-255 scale")
     parser.add_argument("--json", type=Path, default=Path("docs/results/miga.json"))
     parser.add_argument("--markdown", type=Path, help="put the tables there; default: print them")
+    parser.add_argument("--only", nargs="+", metavar="TABLE", help="main, ablation, ...: the others are left out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(load_digits(), options.networks, options.out, count=options.count)
@@ -62,11 +63,13 @@ def main() -> None:
         "machine": describe("cpu"),
         "networks": json.loads((options.networks / "networks.json").read_text()),
     }
-    for name, make in rows_of(bench).items():
-        results[name] = make()
-        print(f"{name}: {len(results[name])} rows", flush=True)
+    makers = rows_of(bench)
     if natural.available():
-        results["natural"] = natural.rows(options.networks, options.out, eps=options.eps, steps=20)
+        makers["natural"] = lambda: natural.rows(options.networks, options.out, eps=options.eps, steps=20)
+    for name, make in makers.items():
+        if not options.only or name in options.only:
+            results[name] = make()
+            print(f"{name}: {len(results[name])} rows", flush=True)
     write_atomic(options.json, (json.dumps(results, indent=1) + "\n").encode())
     text = tables.markdown(results)
     if options.markdown:

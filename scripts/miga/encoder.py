@@ -1,8 +1,9 @@
-"""An encoder of photographs that no attack sees: trained to tell from which of 400 images a crop is."""
+"""Two encoders of photographs, trained to tell from which of 400 images a crop is; no attack sees the first."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,21 +17,42 @@ TRAIN = SHARED / "data" / "train400"
 CROP, IMAGES = 64, 400
 
 
-def encoder(seed: int) -> nn.Module:
-    """Gray images (B, 1, H, W) to logits (B, 400); `embed` takes the 64 numbers before them."""
+class Gray(nn.Module):
+    """(B, C, H, W) to (B, 1, H, W), the mean over channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True)
+
+
+def encoder(seed: int) -> nn.Sequential:
+    """The one that no attack sees: images to logits (B, 400), through 64 features."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Conv2d(1, 32, 5, 2, 2), nn.ReLU(), nn.Conv2d(32, 48, 3, 2, 1), nn.ReLU(),
+            Gray(), nn.Conv2d(1, 32, 5, 2, 2), nn.ReLU(), nn.Conv2d(32, 48, 3, 2, 1), nn.ReLU(),
             nn.Conv2d(48, 64, 3, 2, 1), nn.ReLU(), nn.Conv2d(64, 96, 3, 2, 1), nn.ReLU(),
             nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(384, 64), nn.ReLU(), nn.Linear(64, IMAGES),
         )  # fmt: skip
 
 
+def surrogate(seed: int) -> nn.Sequential:
+    """The one that an attack on an unknown task uses: of another form and seed."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed + 1)
+        return nn.Sequential(
+            Gray(), nn.Conv2d(1, 24, 3, 2, 1), nn.GELU(), nn.Conv2d(24, 48, 3, 2, 1), nn.GELU(),
+            nn.Conv2d(48, 96, 3, 2, 1), nn.GELU(), nn.AvgPool2d(2), nn.Conv2d(96, 96, 3, 1, 1), nn.GELU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 64), nn.GELU(), nn.Linear(64, IMAGES),
+        )  # fmt: skip
+
+
+ENCODERS: dict[str, Callable[[int], nn.Sequential]] = {"encoder": encoder, "surrogate": surrogate}
+
+
 def embed(model: nn.Module, images: Tensor) -> Tensor:
-    """(B, 1 or 3, H, W) to (B, 64) of length 1; of colour the mean over channels."""
+    """(B, 1 or 3, H, W) to (B, 64) of length 1: the features before the logits."""
     assert isinstance(model, nn.Sequential)
-    return functional.normalize(model[:-2](images.mean(1, keepdim=True)))
+    return functional.normalize(model[:-1](images))
 
 
 def crops(images: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -45,10 +67,10 @@ def crops(images: Tensor, count: int, generator: torch.Generator) -> tuple[Tenso
     ), which
 
 
-def train_encoder(*, steps: int, seed: int) -> nn.Module:
+def train_encoder(kind: str, *, steps: int, seed: int) -> nn.Module:
     """Adam on batches of 32, a cosine from 2e-3."""
     images = torch.stack([read_image(path, 1) for path in find_images(TRAIN)[:IMAGES]])
-    model, generator = encoder(seed), torch.Generator().manual_seed(seed)
+    model, generator = ENCODERS[kind](seed), torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = 2e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))

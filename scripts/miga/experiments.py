@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .craft import ATTACKS, Plan
+from .craft import Plan
 from .defences import DEFENCES, SECOND
 
 KINDS = ("dncnn", "unet")
@@ -14,24 +14,27 @@ SWITCHES = {
     "all three": (1, 1, 1), "without L_MI": (0, 1, 1), "without L_rec": (1, 0, 1), "without L_com": (1, 1, 0),
     "L_MI alone": (1, 0, 0),
 }  # fmt: skip
-REC = (1, 3, 10, 30, 100)  # lambda_rec; lambda_com is a tenth of it
+COMPARED = ("MIGA", "MIGA-CE", "MIGA-surrogate", "denoising-PGD", "PGD")
+REC = (1, 10, 30, 100, 300)  # lambda_rec; lambda_com is a tenth of it
 RADII = (6, 12, 25, 50)
 
 
 def main_plans() -> list[Plan]:
-    return [
-        Plan(attack=attack, denoiser=f"{kind}-{sigma}-plain", eps=eps)
-        for sigma, eps in BALLS
-        for kind in KINDS
-        for attack in ATTACKS
-    ]
+    """The compared attacks on each denoiser in each ball; the blind one, which is slow, in FIRST's alone."""
+    found = []
+    for sigma, eps in BALLS:
+        for kind in KINDS:
+            found += [Plan(attack=attack, denoiser=f"{kind}-{sigma}-plain", eps=eps) for attack in COMPARED]
+            if (found[-1].denoiser, eps) == (FIRST.denoiser, FIRST.eps):
+                found.insert(-2, replace(FIRST, attack="MIGA-blind"))
+    return found
 
 
 def ablation() -> dict[str, Plan]:
     """The losses of FIRST switched off."""
     found = {}
     for name, switches in SWITCHES.items():
-        mi, rec, com = (w * on for w, on in zip(FIRST.weights, switches, strict=True))
+        mi, rec, com = (w * on for w, on in zip(FIRST.lambdas, switches, strict=True))
         found[name] = replace(FIRST, weights=(mi, rec, com))
     return found
 
@@ -46,13 +49,13 @@ def trade_off() -> list[Plan]:
 def transfer() -> list[Plan]:
     """What is scored on other networks than those it was crafted on."""
     crafted = [Plan(attack="MIGA", denoiser=f"{k}-25-plain", task=t) for k in KINDS for t in ("cnn", "mlp")]
-    return crafted + [Plan(attack="MIGA-unknown", denoiser=f"{k}-25-plain") for k in KINDS]
+    return crafted + [Plan(attack="MIGA-surrogate", denoiser=f"{k}-25-plain") for k in KINDS]
 
 
 def unaware() -> list[tuple[Plan, str]]:
     """Attacks that know nothing of the defence behind the denoiser."""
     names = ["", *DEFENCES, SECOND]
-    return [(replace(FIRST, attack=attack), name) for attack in ("MIGA", "MIGA-unknown", "PGD") for name in names]
+    return [(replace(FIRST, attack=attack), name) for attack in ("MIGA", "MIGA-surrogate", "PGD") for name in names]
 
 
 def aware() -> list[tuple[Plan, str]]:
@@ -60,7 +63,7 @@ def aware() -> list[tuple[Plan, str]]:
     through = [(replace(FIRST, through=name), name) for name in ("blur", SECOND)]
     hardened = [
         (Plan(attack=attack, denoiser=f"{kind}-25-{how}"), "")
-        for attack in ("MIGA", "MIGA-unknown", "PGD")
+        for attack in ("MIGA", "MIGA-surrogate", "PGD")
         for kind in KINDS
         for how in ("plain", "ts")
     ]

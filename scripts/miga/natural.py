@@ -37,15 +37,10 @@ class Scene:
 
 
 SCENES = (
-    Scene("FFDNet, gray, bsd68", "ffdnet", "ffdnet_gray.safetensors", "bsd68", 1, 8),
-    Scene("FFDNet, colour, cbsd68", "ffdnet", "ffdnet_color.safetensors", "cbsd68", 3, 6),
+    Scene("FFDNet, gray, bsd68", "ffdnet", "ffdnet_gray.safetensors", "bsd68", 1, 6),
+    Scene("FFDNet, colour, cbsd68", "ffdnet", "ffdnet_color.safetensors", "cbsd68", 3, 4),
 )
-PLANS: dict[str, dict[str, Any]] = {
-    "MIGA-unknown": {"lambda_rec": 10.0, "lambda_com": 1.0},
-    "MIGA-unknown, lambda_rec 0": {"lambda_rec": 0.0, "lambda_com": 1.0},
-    "denoising-PGD": {},
-    "PGD": {},
-}
+ATTACKS = ("MIGA-surrogate", "denoising-PGD", "PGD")
 
 
 def available() -> bool:
@@ -64,29 +59,29 @@ def bank(scene: Scene) -> Tensor:
     return torch.stack([central(read_image(path, scene.channels), SIZE) for path in found])
 
 
-def craft(scene: Scene, model: nn.Module, name: str, x: Tensor, y: Tensor, eps: float, steps: int) -> Tensor:
-    options = {"eps": eps / 255, "steps": steps, "seed": SEED, **PLANS[name]}
-    if name.startswith("MIGA"):
-        return fa.MIGA(model, bank=bank(scene), **options)(y, x)
+def craft(seen: nn.Module, scene: Scene, model: nn.Module, name: str, x: Tensor, y: Tensor, **options: Any) -> Tensor:
     if name == "PGD":
         return fa.PGD(model, **options)(y, x)
-    return fa.DenoisingPGD(model, preserve_noise=True, **options)(y, x)
+    if name == "denoising-PGD":
+        return fa.DenoisingPGD(model, preserve_noise=True, **options)(y, x)
+    assert isinstance(seen, nn.Sequential)
+    return fa.MIGA(model, encoder=seen[:-1], bank=bank(scene), **options)(y, x)
 
 
 def rows(networks: Path, out: Path, *, eps: float, steps: int) -> list[dict[str, Any]]:
     """One row for each scene and attack."""
-    encoder, found = load_network(networks, "encoder"), []
+    encoder, seen, found = load_network(networks, "encoder"), load_network(networks, "surrogate"), []
     for scene in SCENES:
         model = fa.models.load(scene.model, weights=SHARED / "weights" / scene.weights, sigma=SIGMA)
         model.requires_grad_(False)
         everybody = gallery(scene)
         x = everybody[: scene.count]
         y = noisy(x, SIGMA, SEED)
-        for name in PLANS:
-            path = out / f"natural_{scene.folder}_{name}_eps{eps:g}_steps{steps}.safetensors".replace(", ", "_")
+        for name in ATTACKS:
+            path = out / f"natural_{scene.folder}_{name}_eps{eps:g}_steps{steps}.safetensors"
             if not path.is_file():
                 began = time.process_time()
-                adversarial = craft(scene, model, name, x, y, eps, steps)
+                adversarial = craft(seen, scene, model, name, x, y, eps=eps / 255, steps=steps, seed=SEED)
                 spent = f"{time.process_time() - began:.2f}"
                 write_atomic(path, serialise({"adversarial": adversarial}, metadata={"seconds": spent}))
                 print(f"{path.stem}: {spent} s", flush=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastattack.models import DnCNN, initialise
 
 from .data import SIZE
-from .encoder import encoder
+from .encoder import ENCODERS
 
 TRAININGS = ((25, "plain"), (50, "plain"), (25, "ts"))  # sigma on the 0-255 scale, and how
 
@@ -109,6 +109,6 @@ def load_network(folder: Path, name: str) -> nn.Module:
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such network; python scripts/miga_networks.py --out {folder} trains it")
-    model = {**DENOISERS, **CLASSIFIERS, "encoder": encoder}[name.partition("-")[0]](0)
+    model = {**DENOISERS, **CLASSIFIERS, **ENCODERS}[name.partition("-")[0]](0)
     model.load_state_dict(load_file(path))
     return model.eval().requires_grad_(False)

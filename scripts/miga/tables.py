@@ -7,6 +7,7 @@ from typing import Any
 Rows = list[dict[str, Any]]
 QUALITY = ("output_psnr", "output_ms_ssim", "input_psnr", "input_ms_ssim", "clean_psnr")
 HEAD = ("output PSNR", "output MS-SSIM", "input PSNR", "input MS-SSIM", "PSNR to clean")
+NAMES = {"denoising-PGD": "denoising-PGD, noise kept", "PGD": "denoising-PGD, free"}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -47,6 +48,10 @@ def quality(means: dict[str, Any]) -> list[str]:
     return [number(means[name][0], 3 if "ssim" in name else 2) for name in QUALITY]
 
 
+def attack(plan: dict[str, Any]) -> str:
+    return NAMES.get(plan["attack"], plan["attack"])
+
+
 def networks(found: dict[str, Any]) -> str:
     rows = [[name, "", percent(value), "", ""] for name, value in found["classifiers"].items()]
     for name, row in found["denoisers"].items():
@@ -75,7 +80,7 @@ def main(rows: Rows) -> str:
             seen.add(place)
             found.append([plan["denoiser"], number(plan["eps"], 0), "none", *_before(means), *[""] * 8])
         cells = [share(means["after_cnn"]), share(means["after_mlp"]), *quality(means)]
-        found.append(["", "", plan["attack"], *cells, *_changed(row), number(row["seconds"], 0)])
+        found.append(["", "", attack(plan), *cells, *_changed(row), number(row["seconds"], 0)])
     return table("Accuracy after denoising, and how clean input and output stay", head, found)
 
 
@@ -87,7 +92,7 @@ def ablation(rows: Rows) -> str:
     head = ["losses", "lambda mi, rec, com", "cnn, %", "mlp, %", *HEAD]
     found = []
     for row in rows:
-        weights = ", ".join(f"{w:g}" for w in row["plan"]["weights"])
+        weights = ", ".join(f"{w:g}" for w in row["lambdas"])
         means = row["means"]
         found.append([row["name"], weights, share(means["after_cnn"]), share(means["after_mlp"]), *quality(means)])
     return table(f"Ablation ({_where(rows[0])})", head, found)
@@ -98,9 +103,9 @@ def trade_off(rows: Rows) -> str:
     found = []
     for row in rows:
         plan, means = row["plan"], row["means"]
-        rec = f"{plan['weights'][1]:g}" if plan["attack"].startswith("MIGA") else ""
+        rec = f"{row['lambdas'][1]:g}" if row["lambdas"] else ""
         cells = [share(means["after_cnn"]), share(means["after_mlp"]), *quality(means), *_changed(row)]
-        found.append([plan["attack"], number(plan["eps"], 0), rec, *cells])
+        found.append([attack(plan), number(plan["eps"], 0), rec, *cells])
     return table(f"Trade-off ({rows[0]['plan']['denoiser']}, classifier cnn)", head, found)
 
 
@@ -111,7 +116,7 @@ def transfer(rows: Rows) -> str:
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         plan = row["plan"]
-        told = plan["denoiser"] + (f", {plan['task']}" if plan["attack"] != "MIGA-unknown" else "")
+        told = plan["denoiser"] + (f", {plan['task']}" if plan["attack"] != "MIGA-surrogate" else "")
         cells = found.setdefault((plan["attack"], told), [])
         cells += [share(row["means"]["after_cnn"]), share(row["means"]["after_mlp"])]
     return table(
@@ -135,7 +140,7 @@ def unaware(rows: Rows) -> str:
         means = row["means"]
         shares = [share(means[f"{when}_{task}"]) for task in ("cnn", "mlp") for when in ("before", "after")]
         look = [number(means["output_psnr"][0]), number(means["output_ms_ssim"][0], 3)]
-        found.append([row["defence"] or "none", row["plan"]["attack"], *shares, *look])
+        found.append([row["defence"] or "none", attack(row["plan"]), *shares, *look])
     return table(f"Defences that the attack does not know of ({rows[0]['plan']['denoiser']})", head, found)
 
 
@@ -145,7 +150,7 @@ def aware(rows: Rows) -> str:
     for row in rows:
         plan, means = row["plan"], row["means"]
         shares = [share(means["before_cnn"]), share(means["after_cnn"]), share(means["after_mlp"])]
-        found.append([plan["denoiser"], row["defence"] or "none", plan["attack"], *shares, *quality(means)])
+        found.append([plan["denoiser"], row["defence"] or "none", attack(plan), *shares, *quality(means)])
     return table("Defences that the attack climbs through, and denoisers of TS training", head, found)
 
 
@@ -165,7 +170,7 @@ def natural(rows: Rows) -> str:
         means = row["means"]
         look = [number(means[name][0], 3 if "ssim" in name else 2) for name in QUALITY[:4]]
         cells = [number(means["similarity"][0], 3), percent(means["own_before"][0]), percent(means["own"][0])]
-        told = [f"{row['scene']} ({row['images']})", number(row["eps"], 0), row["attack"]]
+        told = [f"{row['scene']} ({row['images']})", number(row["eps"], 0), NAMES.get(row["attack"], row["attack"])]
         found.append([*told, *cells, *look, number(row["seconds"], 0)])
     return table("Photographs, an unknown task: an encoder that no attack saw", head, found)
 
