@@ -112,10 +112,14 @@ def test_training_writes_what_it_reached_and_is_not_done_twice(scripts: Any, few
 def test_rows_become_tables_and_text_stays(scripts: Any, few: Any, trained: Path, tmp_path: Path) -> None:
     craft, results = scripts["miga.craft"], scripts["miga_results"]
     bench = craft.Bench(few, trained, tmp_path / "kept", count=4)
-    plans = [craft.Plan(attack=name, denoiser="dncnn-25-plain", steps=1) for name in craft.ATTACKS]
+    plans = [
+        craft.Plan(attack=name, denoiser="dncnn-25-plain", steps=1) for name in craft.ATTACKS if name != "MIGA-blind"
+    ]
     rows = [results.row(bench, plan) for plan in plans]
     through = replace(plans[0], through="second", weights=(1, 0, 0))
     other = [results.row(bench, through, defence="second"), results.row(bench, plans[0], denoiser="unet-25-plain")]
+    with pytest.raises(ValueError, match="attack: wanted one of MIGA"):
+        replace(through, attack="FGSM")
     for plan in (*plans, through):
         adversarial, _ = bench.adversarial(plan)
         assert adversarial.shape == (4, 1, 32, 32)
@@ -134,6 +138,6 @@ def test_rows_become_tables_and_text_stays(scripts: Any, few: Any, trained: Path
     assert text.startswith("# What it says\n\nmine\n\n## Tables\n\n### The networks")
     assert "old" not in text
     assert text.count("\n### ") == 7
-    assert text.count("| denoising-PGD |") == 2
+    assert text.count("| denoising-PGD, noise kept |") == 2  # main, trade-off
     widths = [{line.count(" | ") for line in part.splitlines() if line.startswith("|")} for part in text.split("###")]
     assert all(len(found) <= 1 for found in widths)  # each table has as many cells in each row
