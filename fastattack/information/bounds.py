@@ -50,7 +50,7 @@ class MovingAverage:
 
 
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
-    """mean_i T(x_i, z_i) - log mean_ij exp T(x_j, z_i): Donsker and Varadhan's bound (arXiv 1801.04062, eq. 5), ().
+    """mean_i T(x_i, z_i) - log mean_ij exp T(x_j, z_i): Donsker and Varadhan's bound (arXiv 1801.04062, theorem 1), ().
 
     Its logarithm is of a mean over the batch, so the gradient of a small batch is biased: `donsker_varadhan_moving`.
 
@@ -105,7 +105,7 @@ def infonce_each(joint: Tensor, marginal: Tensor) -> Tensor:
 
 
 def nwj(joint: Tensor, marginal: Tensor) -> Tensor:
-    """The mean of `nwj_each`, (): the bound of Nguyen, Wainwright and Jordan (arXiv 1905.06922, eq. 4), also the
+    """The mean of `nwj_each`, (): the bound of Nguyen, Wainwright and Jordan (in arXiv 1905.06922), also the
     f-divergence bound of the Kullback-Leibler divergence (arXiv 1606.00709). Unbiased, but of large variance.
     """
     return nwj_each(joint, marginal).mean()

@@ -19,7 +19,8 @@ from .critic import Critic, require_paired
 from .network import StatisticsNetwork, require_whole
 
 _BLOCK = 512  # held-out pairs that are scored beside each other at once
-_LOOKS = 20  # at the pairs that choose, on the way
+_LOOKS = 10  # at the pairs that choose, on the way
+_SEEN = 2048  # of them at most, in a look
 
 Encoder = Callable[[Tensor], Any]
 Pairs = tuple[Tensor, Tensor]
@@ -172,6 +173,7 @@ def _train(
 ) -> tuple[tuple[Moment, ...], int]:
     """Trains the critic, and leaves it as it was at the best look: the curve, and the step of that look."""
     x, z = pairs
+    choosing = choosing[0][:_SEEN], choosing[1][:_SEEN]
     some = x[: len(choosing[0])], z[: len(choosing[0])]
     looks = {math.ceil(steps * k / _LOOKS) for k in range(_LOOKS + 1)}
     batches = _batches(len(x), min(batch, len(x)), generator, x.device)
