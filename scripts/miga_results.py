@@ -55,11 +55,12 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=8.0, help="of the photographs, 0-255 scale")
     parser.add_argument("--json", type=Path, default=Path("docs/results/miga.json"))
     parser.add_argument("--markdown", type=Path, help="put the tables there; default: print them")
-    parser.add_argument("--only", nargs="+", metavar="TABLE", help="main, ablation, ...: the others are left out")
+    parser.add_argument("--only", nargs="+", metavar="TABLE", help="main, ablation, ...: the others stay as they are")
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(load_digits(), options.networks, options.out, count=options.count)
-    results: dict[str, Any] = {
+    results: dict[str, Any] = json.loads(options.json.read_text()) if options.only and options.json.is_file() else {}
+    results |= {
         "machine": describe("cpu"),
         "networks": json.loads((options.networks / "networks.json").read_text()),
     }

@@ -109,6 +109,7 @@ def test_training_writes_what_it_reached_and_is_not_done_twice(scripts: Any, few
             train.train_all(few, trained, epochs=2, steps=1, seed=0)
 
 
+@pytest.mark.filterwarnings("ignore:task. right on none")  # one step of training
 def test_rows_become_tables_and_text_stays(scripts: Any, few: Any, trained: Path, tmp_path: Path) -> None:
     craft, results = scripts["miga.craft"], scripts["miga_results"]
     bench = craft.Bench(few, trained, tmp_path / "kept", count=4)

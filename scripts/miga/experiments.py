@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .craft import Plan
+from .craft import ATTACKS, Plan
 from .defences import DEFENCES, SECOND
 
 KINDS = ("dncnn", "unet")
-BALLS = ((25, 25), (25, 50), (50, 50))  # (sigma, eps), both on the 0-255 scale
+BALLS = (  # denoiser, and eps on the 0-255 scale
+    ("dncnn-25-plain", 25),
+    ("dncnn-25-plain", 50),
+    ("unet-25-plain", 50),
+    ("dncnn-50-plain", 50),
+    ("unet-50-plain", 50),
+)
 FIRST = Plan(attack="MIGA", denoiser="dncnn-25-plain")  # what ablation, trade-off, transfer and defences begin with
 SWITCHES = {
     "all three": (1, 1, 1), "without L_MI": (0, 1, 1), "without L_rec": (1, 0, 1), "without L_com": (1, 1, 0),
     "L_MI alone": (1, 0, 0),
 }  # fmt: skip
-COMPARED = ("MIGA", "MIGA-CE", "MIGA-surrogate", "denoising-PGD", "PGD")
+ALONE = ("MIGA-CE", "MIGA-blind")  # on FIRST's denoiser alone, the second, which is slow, in its ball alone
 REC = (1, 10, 30, 100, 300)  # lambda_rec; lambda_com is a tenth of it
-RADII = (6, 12, 25, 50)
+RADII = (12, 25, 50)
 
 
 def main_plans() -> list[Plan]:
-    """The compared attacks on each denoiser in each ball; the blind one, which is slow, in FIRST's alone."""
+    """The attacks on each denoiser in each ball; those of ALONE on FIRST's denoiser alone."""
     found = []
-    for sigma, eps in BALLS:
-        for kind in KINDS:
-            found += [Plan(attack=attack, denoiser=f"{kind}-{sigma}-plain", eps=eps) for attack in COMPARED]
-            if (found[-1].denoiser, eps) == (FIRST.denoiser, FIRST.eps):
-                found.insert(-2, replace(FIRST, attack="MIGA-blind"))
+    for denoiser, eps in BALLS:
+        names = [name for name in ATTACKS if denoiser == FIRST.denoiser or name not in ALONE]
+        names = [name for name in names if name != "MIGA-blind" or eps == FIRST.eps]
+        found += [Plan(attack=name, denoiser=denoiser, eps=eps) for name in names]
     return found
 
 
@@ -63,7 +68,7 @@ def aware() -> list[tuple[Plan, str]]:
     through = [(replace(FIRST, through=name), name) for name in ("blur", SECOND)]
     hardened = [
         (Plan(attack=attack, denoiser=f"{kind}-25-{how}"), "")
-        for attack in ("MIGA", "MIGA-surrogate", "PGD")
+        for attack in ("MIGA", "PGD")
         for kind in KINDS
         for how in ("plain", "ts")
     ]
