@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,10 @@ def craft(seen: nn.Module, scene: Scene, model: nn.Module, name: str, x: Tensor,
     return fa.MIGA(model, encoder=seen[:-1], bank=bank(scene), **options)(y, x)
 
 
-def rows(networks: Path, out: Path, *, eps: float, steps: int) -> list[dict[str, Any]]:
-    """One row for each scene and attack."""
+def rows(networks: Path, out: Path, *, radii: Sequence[float], steps: int) -> list[dict[str, Any]]:
+    """One row for each scene, eps and attack."""
     encoder, seen, found = load_network(networks, "encoder"), load_network(networks, "surrogate"), []
-    for scene in SCENES:
+    for scene, eps in product(SCENES, radii):
         model = fa.models.load(scene.model, weights=SHARED / "weights" / scene.weights, sigma=SIGMA)
         model.requires_grad_(False)
         everybody = gallery(scene)
@@ -87,7 +89,7 @@ def rows(networks: Path, out: Path, *, eps: float, steps: int) -> list[dict[str,
                 print(f"{path.stem}: {spent} s", flush=True)
             with safe_open(path, framework="pt") as file:
                 adversarial, seconds = file.get_tensor("adversarial"), float(file.metadata()["seconds"])
-            columns = looked_up(encoder, model, everybody, y, adversarial)
+            columns = looked_up(encoder, seen, model, everybody, y, adversarial)
             found.append({
                 "scene": scene.name, "attack": name, "eps": eps, "steps": steps, "images": scene.count,
                 "gallery": len(everybody), "seconds": seconds, "means": intervals(columns),
@@ -97,20 +99,22 @@ def rows(networks: Path, out: Path, *, eps: float, steps: int) -> list[dict[str,
 
 @torch.no_grad()
 def looked_up(
-    encoder: nn.Module, model: nn.Module, everybody: Tensor, y: Tensor, adversarial: Tensor
+    encoder: nn.Module, seen: nn.Module, model: nn.Module, everybody: Tensor, y: Tensor, adversarial: Tensor
 ) -> dict[str, Tensor]:
     """Image quality as `fa.semantic_change` measures it, and what the encoder says of D(y').
 
-    ``similarity`` is the cosine of D(y') and D(y) after the gallery's mean has been taken off; ``own`` and
-    ``own_before`` tell whether the nearest image of the gallery is the image's own.
+    ``similarity`` is the cosine of D(y') and D(y) after the gallery's mean has been taken off, ``similarity_seen``
+    that of the encoder which MIGA saw; ``own`` and ``own_before`` tell whether the nearest image of the gallery is the
+    image's own.
     """
     change = fa.semantic_change(model, None, y, adversarial)
     columns = {name: getattr(change, name) for name in ("input_psnr", "input_ms_ssim", "output_psnr", "output_ms_ssim")}
-    known = embed(encoder, everybody)
-    middle = known.mean(0)
-    known = nn.functional.normalize(known - middle)
-    before, after = (nn.functional.normalize(embed(encoder, model(t)) - middle) for t in (y, adversarial))
-    columns["similarity"] = (before * after).sum(1)
     mine = torch.arange(len(y))
-    columns["own_before"], columns["own"] = ((t @ known.T).argmax(1) == mine for t in (before, after))
+    for name, one in (("similarity", encoder), ("similarity_seen", seen)):
+        known = embed(one, everybody)
+        before, after = (nn.functional.normalize(embed(one, model(t)) - known.mean(0)) for t in (y, adversarial))
+        columns[name] = (before * after).sum(1)
+        if one is encoder:
+            known = nn.functional.normalize(known - known.mean(0))
+            columns["own_before"], columns["own"] = ((t @ known.T).argmax(1) == mine for t in (before, after))
     return columns
