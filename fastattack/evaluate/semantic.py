@@ -112,7 +112,8 @@ def _outputs(
 ) -> Tensor:
     with torch.no_grad(), left_as_found(model, x.device, eval_mode=True):
         parts = torch.split(x.detach(), max_batch or len(x))
-        return torch.cat([model(part) if call is None else call(model, part) for part in parts])
+        found = [model(part) if call is None else call(model, part) for part in parts]
+        return found[0] if len(found) == 1 else torch.cat(found)  # what is read may be no tensor
 
 
 def _verdicts(

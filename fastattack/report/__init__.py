@@ -1,6 +1,6 @@
 """What a job leaves on disk."""
 
 from .picture import comparison
-from .write import ReportFolder
+from .write import MigaFolder, ReportFolder
 
-__all__ = ["ReportFolder", "comparison"]
+__all__ = ["MigaFolder", "ReportFolder", "comparison"]
