@@ -150,7 +150,9 @@ def decibels(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_the_report_says_what_the_task_model_says(capsys, case, tmp_path):
     out = tmp_path / "out"
-    code, shown, errors = attack(capsys, case, "--task", f"{case['task']}:sides", "--labels", case["labels"], "--out", out)
+    code, shown, errors = attack(
+        capsys, case, "--task", f"{case['task']}:sides", "--labels", case["labels"], "--out", out
+    )
     assert code == 0, errors
     report = json.loads((out / "report.json").read_text())
     assert report["config"]["attack"] == "miga"

@@ -41,7 +41,7 @@ def attack_with_miga(
     config = MigaConfig(**common, **_parsed(own))
     folder = None
     if out is not None:
-        from ..report import MigaFolder
+        from ..report.miga import MigaFolder
 
         folder = MigaFolder(out, overwrite=overwrite)
     denoiser = load_model(model, weights, config.sigma, config.device)

@@ -1,6 +1,6 @@
 """What a job leaves on disk."""
 
 from .picture import comparison
-from .write import MigaFolder, ReportFolder
+from .write import ReportFolder
 
-__all__ = ["MigaFolder", "ReportFolder", "comparison"]
+__all__ = ["ReportFolder", "comparison"]

@@ -13,7 +13,8 @@ from ..job import ImageResult
 _MARGIN, _LABEL, _WORDS = 8, 26, 18
 
 
-def _panel(image: Tensor) -> Image.Image:
+def panel(image: Tensor) -> Image.Image:
+    """An image (C, H, W), clipped to [0, 1], as a picture."""
     levels = (image.double().clamp(0, 1) * 255).round().to(torch.uint8)
     array = levels[0].numpy() if levels.shape[0] == 1 else levels.permute(1, 2, 0).numpy()
     return Image.fromarray(array).convert("RGB")
@@ -49,9 +50,11 @@ def comparison(result: ImageResult, *, least: int = 0) -> Image.Image:
         top = _MARGIN + (k // 3) * (height + label + _MARGIN)
         draw.text((left, top), title, fill="black", font=font)
         if f"says_{key}" in row:
-            words = _fitting(f"says {row[f'says_{key}'] or 'nothing'}", lambda text: draw.textlength(text, font) <= cell)
+            words = _fitting(
+                f"says {row[f'says_{key}'] or 'nothing'}", lambda text: draw.textlength(text, font) <= cell
+            )
             draw.text((left, top + _WORDS), words, fill="#b00020", font=font)
-        sheet.paste(_panel(image).resize((width, height), Image.Resampling.NEAREST), (left, top + label - 4))
+        sheet.paste(panel(image).resize((width, height), Image.Resampling.NEAREST), (left, top + label - 4))
     return sheet
 
 

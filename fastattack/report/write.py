@@ -46,23 +46,15 @@ class ReportFolder(OutputFolder):
         self._rows.append(result.row)
         self._attacked[name] = result.attacked.float().contiguous()
 
+    def complete(self, report: dict[str, Any]) -> None:
+        """Write what else belongs into the folder."""
+
     def finish(self, config: dict[str, Any]) -> dict[str, Any]:
         """Write report.json and the lossless inputs, and put the folder in its place; returns the report."""
-        report = {"config": config, "summary": self.summary(self._rows), "images": self._rows}
+        report: dict[str, Any] = {"config": config, "summary": self.summary(self._rows), "images": self._rows}
         with self.named():
             save_file(self._attacked, self.work / "attacked.safetensors")
             self.write_record(report)
+            self.complete(report)
             self.place()
         return report
-
-
-class MigaFolder(ReportFolder):
-    """The same of MIGA: what the task model says stands in the pictures, the rows and the summary."""
-
-    def picture(self, result: ImageResult) -> Image.Image:
-        return comparison(result, least=192)
-
-    def summary(self, rows: list[Row]) -> dict[str, Any]:
-        from ..job_miga import summarise_miga
-
-        return summarise_miga(rows)
