@@ -54,7 +54,7 @@ class Task:
     def verdict(self, images: Tensor) -> Any:
         """What the model gives for images (B, C, H, W), without gradients; it is left as found."""
         with torch.no_grad(), left_as_found(self.model, images.device, eval_mode=True):
-            return judge(self.model, images)
+            return judge(self.model, images.detach())
 
     def answers(self, verdict: Any) -> list[str]:
         """What the model says of each image: a text, or a class by name or number.
@@ -71,7 +71,7 @@ class Task:
 
     def words(self, verdict: Any) -> list[str]:
         """The answers for a reader: of dense logits with the share of the image that the class has."""
-        if self.reads or verdict.dim() == 2:
+        if self.reads or self._logits(verdict).dim() == 2:
             return self.answers(verdict)
         return [f"{self._name(number)} ({share:.0%})" for number, share in _likeliest(self._logits(verdict))]
 

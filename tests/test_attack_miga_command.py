@@ -104,6 +104,10 @@ def vector():
     return lambda images: images.mean((1, 2, 3))
 
 
+def boxes():
+    return lambda images: {"boxes": images.mean((1, 2, 3))}
+
+
 def misnamed():
     model = Sides()
     model.classes = ["top"]
@@ -302,6 +306,7 @@ TASKED = ["--task", "{tmp}/task.py:sides"]
         (["--task", "{tmp}/task.py:strict"], ["task: ", "16", "28 x 28, please"]),
         (["--task", "{tmp}/task.py:mute"], ["task_loss", "says"]),
         (["--task", "{tmp}/task.py:vector"], ["task: ", "logits", "says"]),
+        (["--task", "{tmp}/task.py:boxes"], ["task: ", "logits", "got dict"]),
         (["--task", "{tmp}/task.py:misnamed"], ["classes", "2", "1"]),
         ([*TASKED, "--labels", "{tmp}/none.json"], ["none.json"]),
         ([*TASKED, "--labels", "{tmp}/task.py"], ["labels", "task.py", "JSON"]),
