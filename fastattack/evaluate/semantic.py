@@ -107,12 +107,13 @@ def semantic_change(
     return SemanticChange(**figures, **told, semantic=semantic, scales=scales)
 
 
-def _outputs(
-    model: Call, x: Tensor, max_batch: int | None, call: Callable[[Call, Tensor], Any] | None = None
-) -> Tensor:
+def _plainly(model: Call, x: Tensor) -> Any:
+    return model(x)
+
+
+def _outputs(model: Call, x: Tensor, max_batch: int | None, call: Callable[[Call, Tensor], Any] = _plainly) -> Tensor:
     with torch.no_grad(), left_as_found(model, x.device, eval_mode=True):
-        parts = torch.split(x.detach(), max_batch or len(x))
-        found = [model(part) if call is None else call(model, part) for part in parts]
+        found = [call(model, part) for part in torch.split(x.detach(), max_batch or len(x))]
         return found[0] if len(found) == 1 else torch.cat(found)  # what is read may be no tensor
 
 

@@ -112,9 +112,14 @@ def nwj(joint: Tensor, marginal: Tensor) -> Tensor:
 
 
 def nwj_each(joint: Tensor, marginal: Tensor) -> Tensor:
-    """T(x_i, z_i) - mean_j exp(T(x_j, z_i) - 1) of each sample, (B,)."""
+    """T(x_i, z_i) - mean_j exp(T(x_j, z_i) - 1) of each sample, (B,); -inf where the mean is too large to be held.
+
+    Its gradient stays finite there: of a mean beyond e^20 it has the direction, with the length of e^20.
+    """
     joint, marginal = _scores(joint, marginal)
-    return joint - (marginal - 1).exp().mean(1)
+    log_mean = torch.logsumexp(marginal, 1) - (math.log(marginal.shape[1]) + 1)
+    slope = log_mean.detach().clamp(max=20).exp() * log_mean
+    return joint - (log_mean.detach().exp() + (slope - slope.detach()))
 
 
 Bound = Callable[[Tensor, Tensor], Tensor]

@@ -132,6 +132,7 @@ def evaluate(network: StatisticsNetwork, x: Tensor, z: Tensor, *, estimator: str
     Args:
         x, z: (M, ...) each, M >= 2.
     """
+    require_paired(x, z)
     values, parts = [], []
     for table in _tables(network, x, z):
         value, part = bounds.influence(estimator, table.double())
@@ -185,10 +186,8 @@ def _train(
             critic.learn(x[rows], z[rows], lr=lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2)
         if step in looks:
             curve.append(Moment(step, _look(critic, *some), _look(critic, *choosing)))
-            if not math.isfinite(sum(curve[-1])):
-                raise NonFiniteError(
-                    f"mutual_information: the critic's scores were not finite by step {step}; lower lr"
-                )
+            if any(map(math.isnan, curve[-1])):  # -inf is a bad critic, which is not chosen
+                raise NonFiniteError(f"mutual_information: a NaN in the critic's scores by step {step}; lower lr")
             if curve[-1].choosing > best.choosing:
                 best, kept = curve[-1], copy.deepcopy(critic.network.state_dict())
     critic.network.load_state_dict(kept)
