@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,12 @@ def test_the_report_says_what_the_task_model_says(capsys, case, tmp_path):
     assert summary["success_rate"] == right.count(False) / len(right) > 0
     assert f"Accuracy {summary['accuracy_before']:.1%} -> {summary['accuracy_after']:.1%}" in shown
     assert "bottom" in shown
+    page = (out / "report.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') == 16
+    assert f"{summary['accuracy_before']:.1%} → {summary['accuracy_after']:.1%}" in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)  # needs no network
+    shown_first = [re.search(r"<h3>(\w)", part)[0][-1] for part in page.split('<div class="said">')[:-1]]
+    assert report["images"]["abcd".index(shown_first[0])]["changed"] is True
 
 
 def test_the_picture_has_the_words(capsys, case, tmp_path):
