@@ -113,7 +113,8 @@ def _plainly(model: Call, x: Tensor) -> Any:
 
 def _outputs(model: Call, x: Tensor, max_batch: int | None, call: Callable[[Call, Tensor], Any] = _plainly) -> Tensor:
     with torch.no_grad(), left_as_found(model, x.device, eval_mode=True):
-        return torch.cat([call(model, part) for part in torch.split(x.detach(), max_batch or len(x))])
+        found = [call(model, part) for part in torch.split(x.detach(), max_batch or len(x))]
+        return found[0] if len(found) == 1 else torch.cat(found)  # what is read may be no tensor
 
 
 def _verdicts(
