@@ -173,7 +173,7 @@ def test_preserve_noise_with_the_clean_images() -> None:
     torch.testing.assert_close(after.flatten(1).norm(dim=1), before.flatten(1).norm(dim=1), rtol=1e-4, atol=0)
     torch.testing.assert_close(after.flatten(1).mean(1), before.flatten(1).mean(1), rtol=0, atol=1e-5)
     assert found.noise_before is not None
-    with pytest.raises(TypeError, match="target: wanted the clean images"):
+    with pytest.raises(TypeError, match="clean: wanted the clean images with preserve_noise=True, got None"):
         fa.MIGA(denoiser, task, eps=0.05, preserve_noise=True, perceptual=None).run(noisy, [1] * 6)
 
 

@@ -116,7 +116,12 @@ def test_without_the_information_neither_critic_nor_clean_images_are_wanted() ->
         ({"target": 3}, 4, TypeError, "target: wanted None without a task model"),
         ({"task_loss": fa.objectives.mse}, 4, TypeError, "task_loss: wanted None without a task model"),
         ({"task": nn.Flatten(), "encoder": nn.Flatten()}, 4, TypeError, "encoder: wanted None beside a task model"),
-        ({"encoder": lambda z: z.flatten(1).detach()}, 4, ValueError, "task: wanted a differentiable model"),
+        (
+            {"encoder": lambda z: z.flatten(1).detach()},
+            4,
+            ValueError,
+            "encoder: wanted a differentiable .*without gradient$",
+        ),
         ({"encoder": lambda z: z.sum()}, 4, ValueError, "encoder: wanted float features .4, ....,"),
     ],
 )

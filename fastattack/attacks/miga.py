@@ -15,7 +15,8 @@ from .. import engine
 from ..engine import Model, Rule, Steepest
 from ..engine.schedule import number_of
 from ..guard import fresh, left_as_found, rows_of
-from ..inputs import check_clean, check_input
+from ..information.bounds import require_estimator
+from ..inputs import check_clean, check_input, check_target
 from ..objectives import Objective, cross_entropy, deviation_target
 from ..objectives.named import perceptual_of
 from ..objectives.semantic import Meant, Weight, scheduled, semantic
@@ -98,7 +99,7 @@ class MIGA(Attack):
         _check_meaning(task, task_loss, target, estimator, encoder, bank)
         self.denoiser, self.task, self.encoder, self.bank, self.wanted = denoiser, task, encoder, bank, target
         self.means = callable(lambda_mi) or lambda_mi != 0
-        constant = all(isinstance(w, (int, float)) for w in weights)
+        constant = not any(callable(w) or isinstance(w, tuple) for w in weights)
         mined = self.means and task is None
         _check_options(options, mined)
         if mined:
@@ -112,8 +113,9 @@ class MIGA(Attack):
             weights=weights,
         )
         comparable = constant and not mined
+        seeing = (encoder if task is None else task) if self.means else None
         self.compose(
-            Pipeline(denoiser, (task or encoder) if self.means else None), options,
+            Pipeline(denoiser, seeing, "encoder" if task is None else "task"), options,
             rule=_rule(adaptive, comparable, options), objective=whole.at(0, 1) if constant else whole, eps=eps,
             steps=20, random_start=False, keep="best" if comparable else "last", preserve_noise=preserve_noise,
             sigma=sigma,
@@ -141,14 +143,18 @@ class MIGA(Attack):
         check_input(x, self.threat.bounds)
         if self.task is None and options.get("clean") is None and isinstance(target, Tensor):
             options["clean"] = target
-        return super()._outcome(x, self.meant(x, target), **options)
+        if self.threat.preserve_noise and options.get("clean") is None:
+            raise TypeError("clean: wanted the clean images with preserve_noise=True, got None")
+        with torch.inference_mode(False), torch.no_grad():  # autograd cannot save what inference mode makes
+            meant = self.meant(x, target)
+        return super()._outcome(x, meant, **options)
 
     def meant(self, noisy: Tensor, labels: Any) -> Meant:
         """What the attack on ``noisy`` compares with; the models are left as found."""
         if not self.means:
             return Meant(fresh(noisy), self._restored(noisy), None)
         if self.task is None:
-            clean = check_clean(labels, noisy, None)
+            clean = _clean_like(labels, noisy)
             restored = self._restored(noisy)
             return Meant(fresh(noisy), restored, self._original(noisy, fresh(clean), restored))
         meaning = self._wanted(labels, noisy)
@@ -194,16 +200,18 @@ class MIGA(Attack):
         if self.encoder is None:
             return Original(clean, place, Examples(clean_and_bank, restored))
         with left_as_found(self.encoder, clean.device, eval_mode=self.schedule.eval_mode):
-            known = features_of(self.encoder, clean_and_bank)
-            return Original(known[: len(clean)], place, Examples(known, features_of(self.encoder, restored)))
+            most = self.schedule.max_batch
+            known = features_of(self.encoder, clean_and_bank, most)
+            return Original(known[: len(clean)], place, Examples(known, features_of(self.encoder, restored, most)))
 
     def _bank_like(self, clean: Tensor) -> Tensor:
         assert self.bank is not None
-        if self.bank.shape[1:] != clean.shape[1:]:
+        if self.bank.shape[1:] != clean.shape[1:] or len(self.bank) == 0:
             raise ValueError(
                 f"bank: wanted clean images (N, {', '.join(map(str, clean.shape[1:]))}) like the attacked ones, got "
                 f"{tuple(self.bank.shape)}"
             )
+        check_target(self.bank, "bank")
         return fresh(self.bank).to(clean)
 
 
@@ -211,13 +219,21 @@ def _rule(adaptive: bool | None, comparable: bool, options: Options) -> Rule:
     """APGD's steps need losses that compare, and a ball of which they know."""
     if adaptive is not None and not isinstance(adaptive, bool):
         raise TypeError(f"adaptive: wanted True, False or None, got {adaptive!r}")
-    fits = comparable and options.get("keep", "best") == "best" and options.get("norm", "linf") in ("linf", "l2")
+    ball = options.get("norm", "linf") in ("linf", "l2") and not options.get("zero_mean", False)
+    fits = comparable and options.get("keep", "best") == "best" and ball
     if adaptive and not fits:
         raise ValueError(
             "adaptive: wanted False or None where the losses of two steps do not compare (an unknown task, weights "
-            "that change), or with keep='last' or norm='l1', got True"
+            "that change), or with keep='last', norm='l1' or zero_mean=True, got True"
         )
     return MomentumWalk if fits and adaptive is not False else Steepest
+
+
+def _clean_like(clean: Any, noisy: Tensor) -> Tensor:
+    if not isinstance(clean, Tensor):
+        raise TypeError(f"target: wanted the clean images for an unknown task, got {type(clean).__name__}")
+    check_target(clean)
+    return check_clean(clean, noisy, None)
 
 
 def _warn_if_lost(task: Callable[[Tensor], Any], restored: Tensor, labels: Any, schedule: engine.Schedule) -> None:
@@ -289,3 +305,5 @@ def _check_meaning(task: Any, task_loss: Any, target: Any, estimator: Any, encod
         raise TypeError(f"target: wanted a class, a tensor with a row for each sample, or None, got {_told(target)}")
     if bank is not None and not (isinstance(bank, Tensor) and bank.is_floating_point()):
         raise TypeError(f"bank: wanted a float tensor of clean images (N, C, H, W), got {_told(bank)}")
+    if estimator is not None and not isinstance(estimator, Mining):
+        require_estimator(estimator)
