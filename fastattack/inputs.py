@@ -46,6 +46,18 @@ def check_clean(target: Any, origin: Tensor, mask: Tensor | None, name: str = "t
     return target
 
 
+def clean_of(clean: Any, target: Any, origin: Tensor, mask: Tensor | None, threat: Threat) -> Tensor | None:
+    """The images beside which the noise is preserved; None where it is not."""
+    if clean is not None:
+        if not isinstance(clean, Tensor):
+            raise TypeError(f"clean: wanted a tensor like the input, or None, got {type(clean).__name__}")
+        check_clean(clean, origin, mask if threat.preserve_noise else None, "clean")
+        check_target(clean, "clean")
+    if not threat.preserve_noise:
+        return None
+    return check_clean(target, origin, mask) if clean is None else clean
+
+
 def check_start(start: Any, origin: Tensor) -> None:
     """Where an attack shall begin: None, or finite numbers like the input."""
     if start is None:

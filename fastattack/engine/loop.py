@@ -17,12 +17,12 @@ from torch import Tensor
 from ..fast import Speed
 from ..guard import fresh, left_as_found, rows_of
 from ..inputs import (
-    check_clean,
     check_data,
     check_grid,
     check_input,
     check_start,
     check_target,
+    clean_of,
     dense,
     misfit,
     out_of_memory,
@@ -202,7 +202,7 @@ def attack(
     began = time.perf_counter()
     check_input(origin, threat.bounds)
     check_data(members(model), origin, target)
-    known = _clean_of(clean, target, origin, mask, threat)
+    known = clean_of(clean, target, origin, mask, threat)
     if threat.zero_mean and mask is not None:
         raise ValueError("mask: wanted None with zero_mean=True (the mean is that of every pixel)")
     check_target(target)
@@ -255,18 +255,6 @@ def attack(
         whole("best"), whole("best_loss"), whole("best_step"), whole("best_restart"), whole("used"),
         time.perf_counter() - began, complete, source.how,
     )  # fmt: skip
-
-
-def _clean_of(clean: Any, target: Any, origin: Tensor, mask: Tensor | None, threat: Threat) -> Tensor | None:
-    """The images beside which the noise is preserved; None where it is not."""
-    if clean is not None:
-        if not isinstance(clean, Tensor):
-            raise TypeError(f"clean: wanted a tensor like the input, or None, got {type(clean).__name__}")
-        check_clean(clean, origin, mask if threat.preserve_noise else None, "clean")
-        check_target(clean, "clean")
-    if not threat.preserve_noise:
-        return None
-    return check_clean(target, origin, mask) if clean is None else clean
 
 
 @contextmanager
