@@ -126,7 +126,9 @@ def test_micro_batches_chunks_and_ensembles_of_draws_change_nothing() -> None:
     options: dict[str, Any] = {"eps": 0.1, "steps": 4, "perceptual": None}
     whole = fa.MIGA(denoiser, task, **options)(noisy, labels)
     for more in ({"max_batch": 4}, {"chunk": 2}):
-        torch.testing.assert_close(fa.MIGA(denoiser, task, **options, **more)(noisy, labels), whole, rtol=0, atol=0)
+        found = fa.MIGA(denoiser, task, **options, **more).run(noisy, labels)
+        torch.testing.assert_close(found.adversarial, whole, rtol=0, atol=0)
+        assert ("2 samples at a time" in found.how) == ("chunk" in more)
 
 
 def test_a_view_moves_the_images_that_are_compared() -> None:

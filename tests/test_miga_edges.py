@@ -130,6 +130,25 @@ def test_features_of_both_targets_are_made_once() -> None:
     assert len(constant) == 2
 
 
+def test_networks_in_the_losses_are_left_as_found() -> None:
+    denoiser, task, noisy, labels = _case()
+
+    class Distance(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            assert not self.norm.training
+            return (self.norm(a) - self.norm(b)).abs().mean((1, 2, 3))
+
+    perceptual = Distance().train()
+    fa.MIGA(denoiser, task, eps=0.1, steps=2, perceptual=perceptual)(noisy, labels)
+    assert perceptual.norm.training
+    assert perceptual.norm.weight.requires_grad
+    assert int(perceptual.norm.num_batches_tracked) == 0
+
+
 def test_a_failure_while_a_graph_is_recorded_stays_what_it_is(monkeypatch: Any) -> None:
     """`StepGraph` goes on without a graph after a RuntimeError alone."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guard import Rowwise
+from ..guard import Rowwise, frozen
 from .base import Objective, pair, sample_mean
 from .classify import cross_entropy
 from .pixel import mse
@@ -59,7 +59,7 @@ class semantic:
         seen, restored, verdict = output[0], output[1], output[-1]
         found = {}
         if self.lambda_mi:
-            loss = _each(self.task_loss(verdict, target.meaning), len(seen), "task_loss")
+            loss = _each(self.task_loss, verdict, target.meaning, len(seen), "task_loss")
             found["mi"] = loss if self.towards else -loss
         if self.lambda_rec:
             found["rec"] = self._distance(restored, target.restored)
@@ -69,7 +69,7 @@ class semantic:
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         a, b = pair(a, b)
-        return mse(a, b) if self.perceptual is None else mse(a, b) + _each(self.perceptual(a, b), len(a), "perceptual")
+        return mse(a, b) if self.perceptual is None else mse(a, b) + _each(self.perceptual, a, b, len(a), "perceptual")
 
     def __call__(self, output: Any, target: Meant) -> Tensor:
         weighted = [getattr(self, f"lambda_{name}") * loss for name, loss in self.losses(output, target).items()]
@@ -78,7 +78,9 @@ class semantic:
         return -torch.stack(weighted).sum(0)
 
 
-def _each(loss: Any, batch: int, name: str) -> Tensor:
+def _each(objective: Objective, output: Any, target: Any, batch: int, name: str) -> Tensor:
+    with frozen(objective):  # where it is a network of the user's
+        loss = objective(output, target)
     if not isinstance(loss, Tensor) or loss.shape != (batch,):
         got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"{name}: wanted one number for each sample, shape ({batch},), got {got}")
