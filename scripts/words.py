@@ -1,0 +1,124 @@
+"""Short words as small gray images (Pillow, the DejaVu fonts that matplotlib brings), and a network that reads them."""
+
+from __future__ import annotations
+
+import string
+import time
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+import fastattack as fa
+
+HEIGHT, WIDTH = 32, 96
+LETTERS = string.ascii_lowercase  # class 0 of the recogniser is the blank, class k the k-th letter
+FACES = [
+    f"DejaVu{family}{style}"
+    for family, styles in (
+        ("Sans", ("", "-Bold", "-Oblique", "-BoldOblique")),
+        ("Serif", ("", "-Bold", "-Italic", "-BoldItalic")),
+        ("SansMono", ("", "-Bold", "-Oblique", "-BoldOblique")),
+    )
+    for style in styles
+]
+PADDING = -100
+
+
+@cache
+def font(face: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")), size)
+
+
+def render(word: str, random: np.random.Generator) -> Tensor:
+    """(1, 32, 96) in [0, 1]: a random face, size, place, and two grays for ink and paper, either of them the darker."""
+    face, size = FACES[random.integers(len(FACES))], int(random.integers(18, 25))
+    while True:
+        left, top, right, bottom = font(face, size).getbbox(word)
+        if right - left <= WIDTH - 6 and bottom - top <= HEIGHT - 2:
+            break
+        size -= 1
+    x = int(random.integers(2, WIDTH - 2 - (right - left) + 1)) - left
+    y = int(random.integers(1, HEIGHT - 1 - (bottom - top) + 1)) - top
+    tones = random.uniform(0, 0.3), random.uniform(0.7, 1)
+    ink, paper = tones if random.random() < 0.5 else tones[::-1]
+    image = Image.new("L", (WIDTH, HEIGHT), round(255 * paper))
+    ImageDraw.Draw(image).text((x, y), word, fill=round(255 * ink), font=font(face, size))
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
+
+
+def rendered(words: Iterable[str], seed: int | Sequence[int]) -> Tensor:
+    """(B, 1, 32, 96), one image for each word."""
+    random = np.random.default_rng(seed)
+    return torch.stack([render(word, random) for word in words])
+
+
+def strings(count: int, seed: int | Sequence[int]) -> list[str]:
+    """Random letters, three to five of them: who learns from these knows no dictionary."""
+    random = np.random.default_rng(seed)
+    return ["".join(random.choice(list(LETTERS), size=random.integers(3, 6))) for _ in range(count)]
+
+
+def encode(words: Sequence[str]) -> Tensor:
+    """(B, L) int64 as `fastattack.objectives.ctc` wants it."""
+    longest = max(map(len, words))
+    return torch.tensor([[*(LETTERS.index(c) + 1 for c in w), *[PADDING] * (longest - len(w))] for w in words])
+
+
+def decode(logits: Tensor) -> list[str]:
+    """What logits (B, 27, T) say: the best class of each place, repeats and blanks left out."""
+    texts = []
+    for row in logits.argmax(1).tolist():
+        kept = [c for i, c in enumerate(row) if c and (i == 0 or c != row[i - 1])]
+        texts.append("".join(LETTERS[c - 1] for c in kept))
+    return texts
+
+
+class Recogniser(nn.Sequential):
+    """Four convolutions and two more along the line: (B, 1, 32, W) to logits (B, 27, W / 4)."""
+
+    def __init__(self) -> None:
+        def block(c: int, d: int, pool: tuple[int, int]) -> list[nn.Module]:
+            return [nn.Conv2d(c, d, 3, padding=1, bias=False), nn.BatchNorm2d(d), nn.ReLU(), nn.MaxPool2d(pool)]
+
+        super().__init__(
+            *block(1, 24, (2, 2)), *block(24, 48, (2, 2)), *block(48, 64, (2, 1)),
+            nn.Conv2d(64, 96, (4, 3), padding=(0, 1), bias=False), nn.BatchNorm2d(96), nn.ReLU(),
+            nn.Flatten(2), nn.Conv1d(96, 96, 3, padding=1), nn.ReLU(), nn.Conv1d(96, len(LETTERS) + 1, 1),
+        )  # fmt: skip
+
+
+def train_recogniser(*, steps: int, seed: int, batch: int = 32, lr: float = 3e-3) -> Recogniser:
+    """Adam, CTC and a cosine, on random letters with a little noise: restored images are not quite clean."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = Recogniser()
+    optimiser = torch.optim.Adam(net.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
+    loss_of, began = fa.objectives.ctc(), time.process_time()
+    noise = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        words = strings(batch, [seed, step, 0])
+        x = rendered(words, [seed, step, 1])
+        level = torch.rand(batch, 1, 1, 1, generator=noise) * 0.05
+        loss = loss_of(net(x + level * torch.randn(x.shape, generator=noise)), encode(words)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimiser.step()
+        schedule.step()
+        if (step + 1) % 100 == 0:
+            print(
+                f"recogniser: step {step + 1}, loss {loss.item():.3f}, {time.process_time() - began:.0f} s", flush=True
+            )
+    return net.eval()
+
+
+def accuracy(net: nn.Module, x: Tensor, words: Sequence[str]) -> float:
+    with torch.no_grad():
+        return sum(a == b for a, b in zip(decode(net(x)), words, strict=True)) / len(words)
