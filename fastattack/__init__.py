@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         FGSM,
         FMN,
         MIFGSM,
+        MIGA,
         NIFGSM,
         PGD,
         SINIFGSM,
@@ -59,6 +60,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "MIFGSM",
+    "MIGA",
     "NIFGSM",
     "PGD",
     "SINIFGSM",
@@ -108,7 +110,7 @@ __all__ = [
 
 _NAMES = {
     "adapters": "with_sigma",
-    "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
+    "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM MIGA NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
