@@ -44,28 +44,33 @@ def surprise(output: Tensor, texts: Tensor) -> Tensor:
     return fa.objectives.ctc()(output, texts).clamp(max=CAP)
 
 
+def network() -> fa.models.DnCNN:
+    return fa.models.DnCNN(1, depth=7, features=24, sigma=25)
+
+
+def train_denoiser(args: argparse.Namespace, out: Path) -> None:
+    net = network()
+    fa.models.initialise(net, args.seed)
+    images = rendered(strings(args.images, [args.seed, 1]), [args.seed, 2])
+    patches = training.Patches(images, size=HEIGHT, batch=16, seed=args.seed, steps_per_epoch=100)
+    config = training.TrainConfig(
+        steps=args.denoiser_steps, lr=2e-3, warmup=args.denoiser_steps // 10, channels_last=True
+    )
+    training.train(net, patches, training.plain(sigma=SIGMA, seed=args.seed), config, out=out, resume=True)
+
+
 def models(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
-    """Denoiser and recogniser, from the folder or trained into it."""
+    """Denoiser and recogniser, from the folder, or trained into it before."""
     began = time.process_time()
-    denoiser = fa.models.DnCNN(1, depth=7, features=32, sigma=25)
-    fa.models.initialise(denoiser, args.seed)
-    weights = args.out / "denoiser" / "model.safetensors"
-    if not weights.is_file():
-        config = training.TrainConfig(
-            steps=args.denoiser_steps, lr=2e-3, warmup=args.denoiser_steps // 10, channels_last=True
-        )
-        images = rendered(strings(args.images, [args.seed, 1]), [args.seed, 2])
-        patches = training.Patches(images, size=HEIGHT, batch=16, seed=args.seed, steps_per_epoch=100)
-        training.train(
-            denoiser, patches, training.plain(sigma=SIGMA, seed=args.seed), config, out=weights.parent, resume=True
-        )
-    denoiser.load_state_dict(read_weights(weights)[0])
-    path = args.out / "recogniser.safetensors"
-    recogniser = Recogniser()
-    if not path.is_file():
-        trained = train_recogniser(steps=args.recogniser_steps, seed=args.seed)
-        write_atomic(path, serialise({k: v.contiguous() for k, v in trained.state_dict().items()}))
-    recogniser.load_state_dict(read_weights(path)[0])
+    first, second = args.out / "denoiser" / "model.safetensors", args.out / "recogniser.safetensors"
+    if not first.is_file():
+        train_denoiser(args, first.parent)
+    if not second.is_file():
+        trained = train_recogniser(steps=args.recogniser_steps, seed=args.seed, images=3 * args.images)
+        write_atomic(second, serialise({k: v.contiguous() for k, v in trained.state_dict().items()}))
+    denoiser, recogniser = network(), Recogniser()
+    denoiser.load_state_dict(read_weights(first)[0])
+    recogniser.load_state_dict(read_weights(second)[0])
     print(f"models: {time.process_time() - began:.0f} s of processor time", flush=True)
     return denoiser.eval(), recogniser.eval()
 
@@ -170,9 +175,11 @@ def main() -> None:
     p.add_argument("--lambda-rec", type=float, default=20.0)
     p.add_argument("--lambda-com", type=float, default=1.0)
     p.add_argument("--count", type=int, default=len(WORDS), help="words to attack")
-    p.add_argument("--images", type=int, default=2000, help="images that the denoiser is trained on")
-    p.add_argument("--denoiser-steps", type=int, default=1000)
-    p.add_argument("--recogniser-steps", type=int, default=1200)
+    p.add_argument(
+        "--images", type=int, default=2000, help="to train the denoiser on; thrice as many for the recogniser"
+    )
+    p.add_argument("--denoiser-steps", type=int, default=500)
+    p.add_argument("--recogniser-steps", type=int, default=1000)
     args = p.parse_args()
     torch.set_num_threads(1)
     denoiser, recogniser = models(args)

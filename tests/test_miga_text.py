@@ -17,20 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import miga_text
 import words
 
-TINY = [
-    "--eps",
-    "8",
-    "--steps",
-    "2",
-    "--count",
-    "3",
-    "--images",
-    "8",
-    "--denoiser-steps",
-    "2",
-    "--recogniser-steps",
-    "2",
-]
+TINY = ["--eps", "8", "--steps", "2", "--count", "3", "--images", "8"]
+TINY += ["--denoiser-steps", "2", "--recogniser-steps", "2"]
 
 
 def spoken(texts: list[str], places: int = 12) -> torch.Tensor:
