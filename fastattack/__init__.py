@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import attacks, evaluate, metrics, models, objectives, ops, training, typical, views
+    from . import attacks, evaluate, information, metrics, models, objectives, ops, training, typical, views
     from .adapters import with_sigma
     from .attacks import (
         APGD,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
     from .evaluate import RobustnessCurve, TransferMatrix, robustness_curve, transfer_matrix
+    from .information import MutualInformation, mutual_information
     from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
     from .sampler import NoisyDataset, TypicalSetSampler
     from .strength import StrengthReport, strength_check
@@ -74,6 +75,7 @@ __all__ = [
     "EachResult",
     "FeaturePGD",
     "LPIPSAttack",
+    "MutualInformation",
     "NoiseStats",
     "NoisyDataset",
     "NonFiniteError",
@@ -92,8 +94,10 @@ __all__ = [
     "denoising_pgd",
     "evaluate",
     "fgsm",
+    "information",
     "metrics",
     "models",
+    "mutual_information",
     "noise_stats",
     "objectives",
     "ops",
@@ -115,6 +119,7 @@ _NAMES = {
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve TransferMatrix robustness_curve transfer_matrix",
+    "information": "MutualInformation mutual_information",
     "ops": "BackendUnavailable NoiseStats Spectrum noise_stats use_backend",
     "sampler": "NoisyDataset TypicalSetSampler",
     "strength": "StrengthReport strength_check",
