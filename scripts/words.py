@@ -93,7 +93,7 @@ class Recogniser(nn.Sequential):
 
 
 def train_recogniser(*, steps: int, seed: int, images: int = 6000, batch: int = 32, lr: float = 3e-3) -> Recogniser:
-    """Adam, CTC and one cycle of the rate; random letters with a little noise, for restored images are not quite clean."""
+    """Adam and CTC, on random letters with a little noise: restored images are not quite clean."""
     began = time.process_time()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
