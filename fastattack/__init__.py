@@ -43,7 +43,16 @@ if TYPE_CHECKING:
     )
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
-    from .evaluate import RobustnessCurve, TransferMatrix, robustness_curve, transfer_matrix
+    from .evaluate import (
+        RobustnessCurve,
+        SemanticChange,
+        TradeoffCurve,
+        TransferMatrix,
+        robustness_curve,
+        semantic_change,
+        tradeoff_curve,
+        transfer_matrix,
+    )
     from .information import MutualInformation, mutual_information
     from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
     from .sampler import NoisyDataset, TypicalSetSampler
@@ -82,10 +91,12 @@ __all__ = [
     "ObsAtk",
     "RobustnessCurve",
     "SegPGD",
+    "SemanticChange",
     "SimBA",
     "Spectrum",
     "Square",
     "StrengthReport",
+    "TradeoffCurve",
     "TransferMatrix",
     "TypicalSetSampler",
     "Universal",
@@ -103,7 +114,9 @@ __all__ = [
     "ops",
     "pgd",
     "robustness_curve",
+    "semantic_change",
     "strength_check",
+    "tradeoff_curve",
     "training",
     "transfer_matrix",
     "typical",
@@ -118,7 +131,8 @@ _NAMES = {
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
-    "evaluate": "RobustnessCurve TransferMatrix robustness_curve transfer_matrix",
+    "evaluate": "RobustnessCurve SemanticChange TradeoffCurve TransferMatrix robustness_curve semantic_change"
+    " tradeoff_curve transfer_matrix",
     "information": "MutualInformation mutual_information",
     "ops": "BackendUnavailable NoiseStats Spectrum noise_stats use_backend",
     "sampler": "NoisyDataset TypicalSetSampler",
