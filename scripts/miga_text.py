@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from words import HEIGHT, WIDTH, Recogniser, accuracy, decode, encode, font, rendered, strings, train_recogniser
 
 import fastattack as fa
-from fastattack import metrics, training
+from fastattack import training
 from fastattack.files import write_atomic
 from fastattack.models.weights import read_weights
 
@@ -95,34 +96,22 @@ def attacks(denoiser: nn.Module, recogniser: nn.Module, eps: float, args: argpar
     return {"MIGA to a word": towards, "MIGA away": away, "denoising-PGD": plain}
 
 
-def mean(values: Any) -> float:
-    return float(torch.as_tensor(values, dtype=torch.float64).mean())
-
-
-@torch.no_grad()
 def measured(
     denoiser: nn.Module, recogniser: nn.Module, noisy: Tensor, moved: Tensor, words: list[str], wanted: list[str]
 ) -> dict[str, Any]:
-    """What is read before and after, and how far input and output have gone; shares among all words."""
-    before, after = denoiser(noisy), denoiser(moved)
-    read, reads = decode(recogniser(before)), decode(recogniser(after))
-    right = torch.tensor([a == b for a, b in zip(read, words, strict=True)])
-    still = torch.tensor([a == b for a, b in zip(reads, words, strict=True)])
-    tampered = torch.tensor([a == b for a, b in zip(reads, wanted, strict=True)])
-    rows = {
-        "right_before": right, "right_after": still, "wanted_after": tampered,
-        "rouge_before": metrics.text_similarity(read, words), "rouge_after": metrics.text_similarity(reads, words),
-        "rouge_wanted": metrics.text_similarity(reads, wanted),
-        "output_psnr": metrics.psnr(after, before), "output_ms_ssim": metrics.ms_ssim(after, before, scales=2),
-        "input_psnr": metrics.psnr(moved, noisy), "input_ms_ssim": metrics.ms_ssim(moved, noisy, scales=2),
-    }  # fmt: skip
-    changed = float((right & ~still).sum() / right.sum()) if right.any() else None
-    return {**{k: mean(v) for k, v in rows.items()}, "changed": changed, "reads": reads}
+    """`fa.semantic_change` in the mean, what is read after, and how often and how nearly that is the wanted word."""
+    change = fa.semantic_change(denoiser, recogniser, noisy, moved, labels=words, read=decode)
+    with torch.no_grad():
+        reads = decode(recogniser(denoiser(moved)))
+    hits = sum(a == b for a, b in zip(reads, wanted, strict=True))
+    near = fa.metrics.text_similarity(reads, wanted).mean().item()
+    figures = {k: None if math.isnan(v) else v for k, v in change.summary().items()}  # success, where none was right
+    return {**figures, "wanted_after": hits / len(wanted), "text_wanted": near, "reads": reads}
 
 
 COLUMNS = {
-    "right before": "right_before", "right after": "right_after", "wanted word": "wanted_after",
-    "ROUGE-L before": "rouge_before", "after": "rouge_after", "to the wanted": "rouge_wanted",
+    "right before": "right_before", "after": "right_after", "success": "success", "wanted word": "wanted_after",
+    "ROUGE-L before": "text_before", "ROUGE-L after": "text_after", "to the wanted": "text_wanted",
     "output PSNR": "output_psnr", "output MS-SSIM": "output_ms_ssim",
     "input PSNR": "input_psnr", "input MS-SSIM": "input_ms_ssim",
 }  # fmt: skip
@@ -132,7 +121,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     digits = [1 if "psnr" in k else 3 if "ssim" in k else 2 for k in COLUMNS.values()]
     rows = [["eps x 255, attack", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
     for name, found in results.items():
-        rows.append([name, *(f"{found[k]:.{d}f}" for k, d in zip(COLUMNS.values(), digits, strict=True))])
+        figures = [found[k] for k in COLUMNS.values()]
+        rows.append([name, *("" if v is None else f"{v:.{d}f}" for v, d in zip(figures, digits, strict=True))])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -192,7 +182,7 @@ def main() -> None:
             "accuracy_clean_strings": accuracy(recogniser, rendered(unseen, [args.seed, 6]), unseen),
             "accuracy_clean_words": accuracy(recogniser, clean, words),
             "accuracy_noisy_words": accuracy(recogniser, noisy, words),
-            "denoised_psnr": mean(metrics.psnr(denoiser(noisy), clean)),
+            "denoised_psnr": fa.metrics.psnr(denoiser(noisy), clean).mean().item(),
         }
     print(json.dumps(about, indent=1), flush=True)
     results: dict[str, dict[str, Any]] = {}

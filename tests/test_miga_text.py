@@ -81,10 +81,10 @@ def test_what_is_measured():
     )
     assert found["reads"] == ["car", "sun", "xxxx"]
     assert [found[k] for k in ("right_before", "right_after", "wanted_after")] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
-    assert found["changed"] == 0.5
-    assert found["rouge_before"] == pytest.approx((1 + 1 + 3 / 4) / 3)
-    assert found["rouge_after"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert found["rouge_wanted"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert found["success"] == 0.5
+    assert found["text_before"] == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert found["text_after"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert found["text_wanted"] == pytest.approx((1 + 2 / 3 + 0) / 3)
     assert found["output_psnr"] == found["input_psnr"] == pytest.approx(20, abs=1e-4)
 
 
