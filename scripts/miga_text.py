@@ -38,6 +38,7 @@ PAIRS = (
 )
 WORDS, WANTED = zip(*(pair.split() for pair in PAIRS.split(", ")), strict=True)
 CAP = 8.0  # nats
+BEGIN, END = "<!-- table of scripts/miga_text.py: begin -->", "<!-- end -->"
 
 
 def surprise(output: Tensor, texts: Tensor) -> Tensor:
@@ -126,6 +127,23 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def summary(about: dict[str, float], results: dict[str, dict[str, Any]]) -> str:
+    strings, words, noisy, psnr = about.values()
+    return (
+        f"Read right without an attack: {strings:.0%} of unseen random strings, {words:.0%} of the words clean and "
+        f"{noisy:.0%} of them noisy; the denoiser brings them to {psnr:.1f} dB.\n\n{table(results)}"
+    )
+
+
+def put(page: Path, text: str) -> None:
+    """The table between the marks of the page."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{page}: wanted the lines {BEGIN} and {END}")
+    write_atomic(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())
+
+
 def picture(columns: dict[str, Tensor], texts: dict[str, list[str]], rows: list[int]) -> bytes:
     """A grid, twice enlarged: one row for each word; below an image what is read in it."""
     cell, line = (2 * WIDTH + 8, 2 * HEIGHT + 22), 20
@@ -158,7 +176,9 @@ def grid(
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, required=True, help="folder of the trained networks")
-    p.add_argument("--docs", type=Path, help="folder for miga_text.json and miga_text.png; default: OUT")
+    p.add_argument(
+        "--docs", type=Path, help="folder of miga_text.md, for its table, .json and .png; default: OUT, no page"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--eps", type=float, nargs="+", default=[4.0, 8.0], help="radii, of 255; the picture shows the last")
     p.add_argument("--steps", type=int, default=40)
@@ -193,13 +213,15 @@ def main() -> None:
         }
         for name, y in moved.items():
             results[f"{eps:g}, {name}"] = measured(denoiser, recogniser, noisy, y, words, wanted)
-    print(table(results))
     folder = args.docs or args.out
+    print(table(results))
     options = {k: v for k, v in vars(args).items() if k not in ("out", "docs")}
     report = {"options": options, "models": about, "words": words, "wanted": wanted, "results": results}
     write_atomic(folder / "miga_text.json", json.dumps(report, indent=1).encode())
     with torch.no_grad():
         write_atomic(folder / "miga_text.png", grid(denoiser, recogniser, clean, noisy, moved, min(6, args.count)))
+    if args.docs:
+        put(folder / "miga_text.md", summary(about, results))
 
 
 if __name__ == "__main__":

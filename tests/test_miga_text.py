@@ -91,6 +91,8 @@ def test_what_is_measured():
 def test_the_whole_at_a_tiny_size(tmp_path, monkeypatch, capsys):
     out, docs = tmp_path / "out", tmp_path / "docs"
     docs.mkdir()
+    page = docs / "miga_text.md"
+    page.write_text(f"above\n{miga_text.BEGIN}\nold table\n{miga_text.END}\nbelow\n")
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["miga_text.py", "--out", str(out), "--docs", str(docs), *TINY])
@@ -101,6 +103,11 @@ def test_the_whole_at_a_tiny_size(tmp_path, monkeypatch, capsys):
     for name, found in report["results"].items():
         assert f"| {name} | {found['right_before']:.2f} |" in printed
         assert found["input_psnr"] >= 20 * torch.log10(torch.tensor(255 / 8)).item() - 1e-3  # inside the ball
+    above, row, below = "above\n", f"| 8, denoising-PGD | {found['right_before']:.2f} |", f"{miga_text.END}\nbelow\n"
+    assert page.read_text().startswith(above)
+    assert row in page.read_text()
+    assert page.read_text().endswith(below)
+    assert "old" not in page.read_text()
     with Image.open(io.BytesIO((docs / "miga_text.png").read_bytes())) as picture:
         assert picture.size == (9 * 200, 20 + 3 * 86)
     kept = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
