@@ -271,3 +271,21 @@ def test_a_task_that_is_sure_is_moved_all_the_same() -> None:
     moved = [(adv != noisy).flatten(1).any(1) for adv in (entropy, margin)]
     assert not bool(moved[0].all())
     assert bool(moved[1].all())
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_a_segmenter_is_a_task_like_any_other(target: int | None) -> None:
+    """Two classes at every pixel: brighter or darker than a half."""
+
+    class Segmenter(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.cat((0.5 - z, z - 0.5), 1) * 4
+
+    noisy = torch.full((3, 1, 12, 12), 0.45)
+    noisy[..., :6] = 0.55
+    segmenter = Segmenter()
+    labels = segmenter(noisy).argmax(1)
+    wanted = None if target is None else torch.full_like(labels, target)
+    attack = fa.MIGA(nn.Identity(), segmenter, eps=0.1, lambda_rec=1.0, perceptual=None, target=wanted)
+    said = segmenter(attack(noisy, None if wanted is not None else labels)).argmax(1)
+    assert bool((said == wanted).all()) if wanted is not None else not bool((said == labels).any())
