@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--networks", type=Path, default=Path("out/miga_networks"))
     parser.add_argument("--out", type=Path, default=Path("out/miga_results"), help="where attacked digits are kept")
     parser.add_argument("--count", type=int, default=100, help="test digits")
-    parser.add_argument("--eps", type=float, nargs="+", default=[8.0, 16.0], help="of the photographs, 0-255 scale")
+    parser.add_argument("--eps", type=float, nargs="+", default=[8.0], help="of the photographs, 0-255 scale")
     parser.add_argument("--json", type=Path, default=Path("docs/results/miga.json"))
     parser.add_argument("--markdown", type=Path, help="put the tables there; default: print them")
     parser.add_argument("--only", nargs="+", metavar="TABLE", help="main, ablation, ...: the others stay as they are")
