@@ -132,13 +132,15 @@ def test_rows_become_tables_and_text_stays(scripts: Any, few: Any, trained: Path
         "ablation": [{"name": "all three", **rows[0]}], "transfer": [rows[0], other[1]], "unaware": other[:1],
         "aware": other[:1],
     }  # fmt: skip
+    seen = {"similarity": [0.9], "similarity_seen": [0.8], "own_before": [1.0], "own": [0.5], **rows[0]["means"]}
+    made["natural"] = [{"scene": "FFDNet", "images": 4, "eps": 8, "attack": "PGD", "means": seen, "seconds": 1.0}]
     path = tmp_path / "miga.md"
     path.write_text("# What it says\n\nmine\n\n## Tables\n\nold\n")
     results.put_tables(path, scripts["miga.tables"].markdown(json.loads(json.dumps(made))))
     text = path.read_text()
     assert text.startswith("# What it says\n\nmine\n\n## Tables\n\n### The networks")
     assert "old" not in text
-    assert text.count("\n### ") == 7
+    assert text.count("\n### ") == 8
     assert text.count("| denoising-PGD, noise kept |") == 2  # main, trade-off
     widths = [{line.count(" | ") for line in part.splitlines() if line.startswith("|")} for part in text.split("###")]
     assert all(len(found) <= 1 for found in widths)  # each table has as many cells in each row

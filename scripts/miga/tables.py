@@ -160,6 +160,7 @@ def natural(rows: Rows) -> str:
         "eps",
         "attack",
         "similarity",
+        "of the encoder seen",
         "own image nearest before, %",
         "after, %",
         *HEAD[:4],
@@ -169,7 +170,7 @@ def natural(rows: Rows) -> str:
     for row in rows:
         means = row["means"]
         look = [number(means[name][0], 3 if "ssim" in name else 2) for name in QUALITY[:4]]
-        cells = [number(means.get(k, [None])[0], 3) for k in ("similarity", "similarity_seen")]
+        cells = [number(means[k][0], 3) for k in ("similarity", "similarity_seen")]
         cells += [percent(means["own_before"][0]), percent(means["own"][0])]
         told = [f"{row['scene']} ({row['images']})", number(row["eps"], 0), NAMES.get(row["attack"], row["attack"])]
         found.append([*told, *cells, *look, number(row["seconds"], 0)])
