@@ -25,7 +25,7 @@ BANK = 512  # training digits that the critic of an unknown task learns from
 Weights = tuple[float, float, float]
 WEIGHTS: dict[str, Weights] = {  # lambda mi, rec, com, by attack
     "MIGA": (1, 30, 3),  # known task, the classifier's margin
-    "MIGA-CE": (1, 10, 1),  # known task, its cross-entropy: the defaults of fa.MIGA
+    "MIGA-CE": (1, 10, 1),  # known task, its cross-entropy
     "MIGA-surrogate": (1, 10, 1),  # unknown task, the surrogate's features
     "MIGA-blind": (1, 10, 1),  # unknown task, a critic with eyes of its own
 }
@@ -132,8 +132,8 @@ class Bench:
             assert isinstance(network, nn.Sequential)
             encoder = network[:-1] if plan.attack == "MIGA-surrogate" else None
             return fa.MIGA(model, encoder=encoder, bank=self.digits.train[:BANK], **options)(y, self.clean)
-        if plan.attack == "MIGA":
-            options["task_loss"] = fa.objectives.cw_margin(kappa=KAPPA)
+        margin, entropy = fa.objectives.cw_margin(kappa=KAPPA), fa.objectives.cross_entropy
+        options["task_loss"] = margin if plan.attack == "MIGA" else entropy
         return fa.MIGA(model, self.network(plan.task), **options)(y, self.labels)
 
 
