@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import attacks, evaluate, metrics, models, objectives, ops, training, typical, views
+    from . import attacks, defenses, diffusion, evaluate, metrics, models, objectives, ops, training, typical, views
     from .adapters import with_sigma
     from .attacks import (
         APGD,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         fgsm,
         pgd,
     )
+    from .defenses import Purified, Purifier
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
     from .evaluate import RobustnessCurve, TransferMatrix, robustness_curve, transfer_matrix
@@ -76,6 +77,8 @@ __all__ = [
     "NoisyDataset",
     "NonFiniteError",
     "ObsAtk",
+    "Purified",
+    "Purifier",
     "RobustnessCurve",
     "SegPGD",
     "SimBA",
@@ -87,7 +90,9 @@ __all__ = [
     "Universal",
     "attack_each",
     "attacks",
+    "defenses",
     "denoising_pgd",
+    "diffusion",
     "evaluate",
     "fgsm",
     "metrics",
@@ -110,6 +115,7 @@ _NAMES = {
     "adapters": "with_sigma",
     "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
+    "defenses": "Purified Purifier",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve TransferMatrix robustness_curve transfer_matrix",

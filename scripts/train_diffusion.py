@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--out", type=Path, required=True, help="the .safetensors file; with --picture the one to draw from")
     p.add_argument("--checkpoint", type=Path, default=Path("/tmp/train_diffusion"), help="folder")
     p.add_argument("--minutes", type=float, default=75.0, help="wall-clock budget; sets the learning rate")
-    p.add_argument("--iterations", type=int, default=0, help="if > 0: the learning rate counts these instead of minutes")
+    p.add_argument("--iterations", type=int, default=0, help="if > 0: the schedule counts these instead of minutes")
     p.add_argument("--channels", type=int, choices=(1, 3), default=1)
     p.add_argument("--widths", type=int, nargs="+", default=[32, 64, 96, 128])
     p.add_argument("--batch", type=int, default=16)
@@ -85,7 +85,9 @@ class Trainer:
         places = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch
         levels = (places.square() * steps).long().clamp(max=steps - 1) + 1
         noisy, noise = self.noised(x, levels, g)
-        rate = self.args.lr * min(1.0, (self.step + 1) / 200) * (0.01 + 0.495 * (1 + math.cos(math.pi * self.progress())))
+        rate = (
+            self.args.lr * min(1.0, (self.step + 1) / 200) * (0.01 + 0.495 * (1 + math.cos(math.pi * self.progress())))
+        )
         self.optimiser.param_groups[0]["lr"] = rate
         loss = (self.net(noisy.contiguous(memory_format=torch.channels_last), levels - 1) - noise).square().mean()
         self.optimiser.zero_grad()
@@ -147,7 +149,10 @@ class Trainer:
         }  # fmt: skip
         tensors = {k: v.detach().half().contiguous().clone() for k, v in self.average.state_dict().items()}
         write_atomic(args.out, serialise(tensors, metadata=info))
-        print(f"{self.seconds:.0f} s, step {self.step}: losses {info['set12_losses']}, sigma 25: {quality:.2f} dB", flush=True)
+        print(
+            f"{self.seconds:.0f} s, step {self.step}: losses {info['set12_losses']}, sigma 25: {quality:.2f} dB",
+            flush=True,
+        )
 
 
 def train(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +37,14 @@ class ResBlock(nn.Module):
         scale, shift = self.time(time)[:, :, None, None].chunk(2, 1)
         h = self.conv1(functional.silu(self.norm1(x)))
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        return x + self.conv2(functional.silu(h))
+        out: Tensor = x + self.conv2(functional.silu(h))
+        return out
 
 
 class DiffusionUNet(nn.Module):
-    """eps(x_t, t): the standard normal noise in x_t (B, C, H, W), a model's usual scale [-1, 1] and any H and W.
+    """eps(x_t, t): the standard normal noise in x_t (B, C, H, W), H and W multiples of ``multiple``.
 
-    One block of two convolutions at each level on the way down and up, two at the lowest; skips are added. No
+    One block of two convolutions at each level on the way down and up, two blocks at the lowest; skips are added. No
     attention, so the time grows with the number of pixels.
 
     Args:
@@ -54,11 +56,11 @@ class DiffusionUNet(nn.Module):
         super().__init__()
         if not widths or any(w < GROUP or w % GROUP for w in widths):
             raise ValueError(f"widths: wanted multiples of {GROUP}, one a level, got {widths}")
-        self.channels, self.widths = channels, tuple(widths)
+        self.channels, self.widths, self.multiple = channels, tuple(widths), 2 ** (len(widths) - 1)
         time = 4 * widths[0]
         self.time = nn.Sequential(nn.Linear(widths[0], time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
-        steps = list(zip(widths, widths[1:], strict=False))
+        steps = list(pairwise(widths))
         self.before = nn.ModuleList(ResBlock(w, time) for w in widths)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in steps)
@@ -69,11 +71,6 @@ class DiffusionUNet(nn.Module):
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        multiple = 2 ** len(self.down)
-        short = (-width % multiple, -height % multiple)
-        if any(short):
-            x = functional.pad(x, (0, short[0], 0, short[1]), mode="replicate")
         time = self.time(time_features(t, self.widths[0]).to(x.dtype))
         h, skips = self.enter(x), []
         for block, down in zip(self.before, self.down, strict=False):
@@ -81,9 +78,7 @@ class DiffusionUNet(nn.Module):
             skips.append(h)
             h = down(h)
         h = self.after[-1](self.before[-1](h, time), time)
-        for block, up, skip in zip(
-            reversed(self.after[:-1]), reversed(self.up), reversed(skips), strict=True  # type: ignore[call-overload]
-        ):
+        for block, up, skip in zip(list(self.after)[-2::-1], list(self.up)[::-1], skips[::-1], strict=True):
             h = block(functional.interpolate(up(h), scale_factor=2.0, mode="nearest") + skip, time)
-        h = self.leave(functional.silu(self.norm(h)))
-        return h[..., :height, :width] if any(short) else h
+        out: Tensor = self.leave(functional.silu(self.norm(h)))
+        return out

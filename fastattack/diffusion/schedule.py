@@ -87,7 +87,9 @@ class Schedule:
         """
         last = self.sigma(self.steps)
         if not 0 <= sigma <= last * (1 + 1e-9):
-            raise ValueError(f"sigma: wanted a noise level from 0 to {last:g}, the last one of the schedule, got {sigma}")
+            raise ValueError(
+                f"sigma: wanted a noise level from 0 to {last:g}, the last one of the schedule, got {sigma}"
+            )
         return min(self.steps, bisect_left(range(self.steps + 1), sigma * (1 - 1e-9), key=self.sigma))
 
 
@@ -100,7 +102,9 @@ def _whole(steps: Any) -> int:
 def require_level(level: Any, name: str, last: int) -> int:
     """A level of the schedule, 0 .. ``last``."""
     if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= last:
-        raise ValueError(f"{name}: wanted a level from 0 (no noise) to {last}, the last one of the schedule, got {level!r}")
+        raise ValueError(
+            f"{name}: wanted a level from 0 (no noise) to {last}, the last one of the schedule, got {level!r}"
+        )
     return level
 
 
