@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -124,7 +123,7 @@ class Diffusion(nn.Module):
         chosen = precision_of(precision, x)
 
         def predict(part: Tensor) -> Tensor:
-            with chosen.region(), chosen.forward(part.device) if chosen.reduced else nullcontext():
+            with chosen.region(), chosen.forward(part.device):
                 return self._predict(part, level)
 
         def again(part: Tensor) -> Any:  # the graphs of all tiles at once would be that of a large image
