@@ -45,6 +45,17 @@ def typical_noise(
     threads: int,
     /,
 ) -> None: ...
+def diffusion_step(
+    tensors: Tensors,
+    a: PerSample,
+    b: PerSample,
+    c: PerSample,
+    seed: int,
+    step: int,
+    sample_ids: int,
+    threads: int,
+    /,
+) -> None: ...
 def momentum_step(
     tensors: Tensors,
     norm: int,

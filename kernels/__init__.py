@@ -3,6 +3,7 @@
 from .accumulate import accumulate
 from .apgd_step import apgd_step_l2, apgd_step_linf, apgd_step_measure, apgd_step_sums
 from .common import BLOCK, MAX_TILES, largest
+from .diffusion_step import diffusion_step
 from .distances import DISTANCE_SUMS, distance_finish, distance_sums
 from .l1_project import L1_FIRST, L1_ROUNDS, L1_STATE, L1_SUMS, l1_apply, l1_round, l1_sums
 from .l1_step import RADIX, l1_count, l1_move
@@ -35,6 +36,7 @@ __all__ = [
     "apgd_step_linf",
     "apgd_step_measure",
     "apgd_step_sums",
+    "diffusion_step",
     "distance_finish",
     "distance_sums",
     "l1_apply",

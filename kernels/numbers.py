@@ -12,11 +12,11 @@ QUADS = tl.constexpr(BLOCK.value // 4)  # counters of a block
 
 
 @triton.jit
-def philox(c0, sample_id, seed, STREAM: tl.constexpr):
-    """Four uint32 words for each counter c0 of a sample."""
+def philox(c0, sample_id, seed, stream):
+    """Four uint32 words for each counter c0 of a sample. The stream may carry a draw's number above its 8 bits."""
     c1 = sample_id.to(tl.uint32)
     c2 = (sample_id >> 32).to(tl.uint32)
-    c3 = tl.full((), STREAM, tl.uint32)
+    c3 = tl.cast(stream, tl.uint32)
     k0 = tl.cast(seed, tl.uint64).to(tl.uint32)
     k1 = (tl.cast(seed, tl.uint64) >> 32).to(tl.uint32)
     for _ in tl.static_range(10):
@@ -90,9 +90,9 @@ def normal_pair(word0, word1):
 
 
 @triton.jit
-def normals(block, sample_id, seed, STREAM: tl.constexpr):
+def normals(block, sample_id, seed, stream):
     """Standard normals of a block, [BLOCK] float32."""
-    w0, w1, w2, w3 = philox(counters(block), sample_id, seed, STREAM)
+    w0, w1, w2, w3 = philox(counters(block), sample_id, seed, stream)
     a, b = normal_pair(w0, w1)
     c, d = normal_pair(w2, w3)
     return in_order(a, b, c, d)

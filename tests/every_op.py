@@ -47,4 +47,8 @@ def every_op(
     for images, gap in ((None, 0.1), (clean, gaps), (clean, float("nan"))):
         out.append(torch.empty_like(clean))
         backend.typical_noise(out[-1], images, 0.1, gap, 0.01, 1 << 63, None)
+    some = torch.tensor([0.0, 0.3], dtype=torch.float64, device=device)
+    for eps_hat, b, c in ((None, 0.0, 0.4), (grad, -0.2, some), (grad, some, 0.0)):
+        out.append(origin.clone())
+        backend.diffusion_step(out[-1], eps_hat, 0.9, b, c, 1 << 63, 5, None)
     return out

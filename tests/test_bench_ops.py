@@ -116,7 +116,8 @@ def test_ways_that_are_wrong_raise_or_are_missing_have_no_time() -> None:
 def test_a_case_for_every_op() -> None:
     """The public ops that write or measure images, but for those that another case's kernel does."""
     stems = {"pgd_step_", "project_", "preserve_noise_", "noise_stats", "distances", "random_start_", "typical_noise",
-             "momentum_step_", "accumulate_", "apgd_step_", "zero_mean_step_", "quantise_", "l1_step_"}  # fmt: skip
+             "momentum_step_", "accumulate_", "apgd_step_", "zero_mean_step_", "quantise_", "l1_step_",
+             "diffusion_step_"}  # fmt: skip
     labels = {case.label.split()[0] for case in cases_of(SHAPE)}
     assert labels == stems
     public = {name for name in fa.ops.__all__ if callable(getattr(fa.ops, name)) and name.islower()}

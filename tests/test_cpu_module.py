@@ -20,6 +20,7 @@ FULL = {
     ops.random_start_: (2, {"norm": "linf", "eps": 0.1, "seed": 3}),
     ops.momentum_step_: (4, {"norm": "linf", "eps": 0.1, "step": 0.02}),
     ops.accumulate_: (2, {}),
+    ops.diffusion_step_: (2, {"coefficients": (0.9, 0.1, 0.1), "seed": 3}),
     ops.apgd_step_: (4, {"norm": "linf", "eps": 0.1, "step": 0.02}),
     ops.zero_mean_step_: (3, {"eps": 0.1, "step": 0.02}),
     ops.project_zero_mean_: (2, {"eps": 0.1}),

@@ -32,7 +32,7 @@ STREAMING = {"pgd_step_linf", "pgd_step_sums", "pgd_step_l2", "project_linf", "p
     "momentum_linf",
     "momentum_sums",
     "zero_mean_sums", "zero_mean_move",
-    "quantise",
+    "quantise", "diffusion_step",
     "l1_sums", "l1_round", "l1_apply", "l1_count", "l1_move",
 }  # fmt: skip
 STREAMING |= {"apgd_step_linf", "apgd_step_sums", "apgd_step_measure", "apgd_step_l2"}
@@ -98,6 +98,8 @@ def run_all(ops: Any, x: torch.Tensor, mask: Any, number: Any, ids: Any) -> None
     ops.noise_stats(x, number, number)
     ops.distances(x, x)
     ops.accumulate(x, x, number, number)
+    ops.diffusion_step(x, x, number, number, number, 7, 3, ids)
+    ops.diffusion_step(x, None, number, 0.0, number, 7, 3, ids)
     ops.typical_noise(x, x, number, number, number, 7, ids)
     ops.typical_noise(x, None, number, float("nan"), number, 7, ids)
 

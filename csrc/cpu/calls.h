@@ -94,6 +94,17 @@ struct NoiseCall {
   View out, clean;              // clean may be null
 };
 
+struct DiffusionCall {
+  Shape shape;
+  Dtype dtype;
+  int threads;
+  PerSample a, b, c;
+  unsigned long long seed;
+  unsigned step;                // < 2^24
+  const long long* sample_ids;  // (B,), or null for 0 .. B-1
+  View x, eps_hat;              // eps_hat may be null where b is 0
+};
+
 struct QuantiseCall {
   Call common;    // norm l2 stands for l1 too
   double levels;  // 2^bits - 1
@@ -115,6 +126,7 @@ struct Kernels {
   void (*quantise)(const QuantiseCall&);
   void (*l1_project)(const Call&);
   void (*l1_step)(const L1StepCall&);
+  void (*diffusion_step)(const DiffusionCall&);
   void (*triad)(float*, const float*, const float*, long long, int);
 };
 

@@ -21,6 +21,7 @@ void zero_mean_step(const Call& call);
 void quantise(const QuantiseCall& call);
 void l1_project(const Call& call);
 void l1_step(const L1StepCall& call);
+void diffusion_step(const DiffusionCall& call);
 void triad(float* a, const float* b, const float* c, long long count, int threads);
 
 }  // namespace FA_ISA

@@ -159,6 +159,14 @@ void l1_step(Memory m, PerSample eps, PerSample step, PerSample keep, Range boun
   kernels->l1_step(call);
 }
 
+void diffusion_step(OrderedMemory m, PerSample a, PerSample b, PerSample c, unsigned long long seed, unsigned step,
+                    Pointer sample_ids, int threads) {
+  DiffusionCall call{m.shape, m.dtype, threads, a, b, c, seed, step, pointer<long long>(sample_ids), {}, {}};
+  call.x = m.next(), call.eps_hat = m.next();
+  py::gil_scoped_release release;
+  kernels->diffusion_step(call);
+}
+
 // One Python argument. pybind11's own conversion, overloads and all, costs as much as a small kernel.
 template <class T>
 T from(PyObject* value) {
@@ -246,6 +254,7 @@ PYBIND11_MODULE(_cpu, m) {
       method<&entry<&quantise>>("quantise"),
       method<&entry<&l1_project>>("l1_project"),
       method<&entry<&l1_step>>("l1_step"),
+      method<&entry<&diffusion_step>>("diffusion_step"),
       method<&entry<&fit>>("fit"),
       {nullptr, nullptr, 0, nullptr},
   };

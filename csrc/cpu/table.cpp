@@ -26,6 +26,7 @@ const Kernels FA_TABLE(FA_ISA) = {
     FA_ISA::quantise,
     FA_ISA::l1_project,
     FA_ISA::l1_step,
+    FA_ISA::diffusion_step,
     FA_ISA::triad,
 };
 // clang-format on

@@ -29,5 +29,6 @@ std::vector<Kernel> zero_mean_step_kernels();
 std::vector<Kernel> quantise_kernels();
 std::vector<Kernel> l1_project_kernels();
 std::vector<Kernel> l1_step_kernels();
+std::vector<Kernel> diffusion_step_kernels();
 
 }  // namespace fastattack

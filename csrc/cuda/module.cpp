@@ -30,7 +30,7 @@ const std::unordered_map<std::string, Kernel>& kernels() {
     for (auto list :
          {pgd_step_kernels, project_kernels, preserve_noise_kernels, noise_stats_kernels, random_start_kernels,
           typical_noise_kernels, momentum_step_kernels, accumulate_kernels, apgd_step_kernels, zero_mean_step_kernels,
-          quantise_kernels, l1_project_kernels, l1_step_kernels, distances_kernels}) {
+          quantise_kernels, l1_project_kernels, l1_step_kernels, distances_kernels, diffusion_step_kernels}) {
       for (Kernel& kernel : list()) made.emplace(kernel.name, std::move(kernel));
     }
     return made;

@@ -26,6 +26,12 @@ FA_DEVICE FourNormals four_normals(Words w) {
   return FourNormals{{first.a, first.b, second.a, second.b}};
 }
 
+// A quad in memory, where a sample is walked in VECTORS.
+template <class S>
+struct alignas(sizeof(S) < 4 ? 4 * sizeof(S) : 16) Four {
+  S v[4];
+};
+
 // f(quad) for each run of four elements of this block's tile.
 template <class S, int K, class F>
 FA_DEVICE void for_each_quad(const Samples<S, K>& s, F f) {

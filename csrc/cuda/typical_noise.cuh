@@ -20,11 +20,6 @@ struct TypicalNoise {
   }
 };
 
-template <class S>
-struct alignas(sizeof(S) < 4 ? 4 * sizeof(S) : 16) Four {
-  S v[4];
-};
-
 // scale * normals + shift, and clean, at the elements of a quad.
 template <class S, class T>
 FA_DEVICE void write_quad(const TypicalNoise<S>& p, i64 quad, const FourNormals& normals, T scale, T shift) {

@@ -22,6 +22,7 @@ from . import check, l1, library
 from .accumulate import accumulate_
 from .apgd import apgd_step_
 from .backend import Backend, BackendUnavailable
+from .diffusion import diffusion_step_
 from .dispatch import available, resolve, use_backend
 from .distance import Distances, distances
 from .l1 import l1_step_
@@ -42,6 +43,7 @@ __all__ = [
     "accumulate_",
     "apgd_step_",
     "available",
+    "diffusion_step_",
     "distances",
     "grid_gap",
     "l1_step_",

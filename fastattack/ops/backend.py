@@ -9,7 +9,8 @@ Common to all of them:
 - ``norm``: "linf" or "l2".
 - ``eps``, ``step``, ``sigma``, ``mean``, ``typicality``, ``decay``: a float, or a contiguous float64 tensor (B,) on the
   same device.
-- ``a``, ``b``, ``previous``: as ``adv``; ``momentum``: as ``step``.
+- ``a``, ``b`` of distances, ``previous``, ``x``, ``eps_hat``: as ``adv``; ``momentum``: as ``step``; ``a``, ``b``,
+  ``c`` of a diffusion: as ``eps``.
 - ``keep``: as ``eps``, in (0, 1].
 - ``bounds``: (low, high), already rounded to the storage type; (-inf, inf) where there are none.
 - ``sample_ids``: contiguous int64 tensor (B,) on the same device, or None for 0 .. B-1.
@@ -47,6 +48,8 @@ class Backend:
     """(out, clean, sigma, typicality, mean, seed, sample_ids): writes out, whose old values are not read.
 
     A typicality that is NaN (for all, or in a tensor for some) makes plain N(mean, sigma^2)."""
+    diffusion_step: Callable[[Tensor, Tensor | None, Scalar, Scalar, Scalar, int, int, Tensor | None], None]
+    """(x, eps_hat, a, b, c, seed, step, sample_ids): writes x; eps_hat None: b is 0.0. 0 <= step < 2**24."""
     momentum_step: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, str, Scalar, Scalar, Scalar, Bounds], None]
     """(adv, momentum, grad, origin, mask, norm, eps, step, decay, bounds): writes adv and momentum."""
     accumulate: Callable[[Tensor, Tensor, Scalar, Scalar], None]

@@ -210,11 +210,16 @@ def mask_of(mask: Any, adv: Tensor) -> Tensor | None:
 
 
 def seed_of(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed: wanted an integer, got {type(seed).__name__} {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: wanted 0 <= seed < 2**64, got {seed}")
-    return seed
+    return whole(seed, "seed", 64)
+
+
+def whole(value: Any, name: str, bits: int) -> int:
+    """A whole number that ``bits`` hold."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: wanted an integer, got {type(value).__name__} {value!r}")
+    if not 0 <= value < 2**bits:
+        raise ValueError(f"{name}: wanted 0 <= {name} < 2**{bits}, got {value}")
+    return value
 
 
 def ids_of(sample_ids: Any, adv: Tensor) -> Tensor | None:

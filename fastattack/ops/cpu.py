@@ -67,6 +67,13 @@ def load() -> Backend:
         ids = 0 if sample_ids is None else sample_ids.data_ptr()
         _cpu.typical_noise((out, clean), sigma, typicality, mean, seed, ids, get_num_threads())
 
+    def diffusion_step(
+        x: Tensor, eps_hat: Tensor | None, a: Scalar, b: Scalar, c: Scalar, seed: int, step: int,
+        sample_ids: Tensor | None,
+    ) -> None:  # fmt: skip
+        ids = 0 if sample_ids is None else sample_ids.data_ptr()
+        _cpu.diffusion_step((x, eps_hat), a, b, c, seed, step, ids, get_num_threads())
+
     def momentum_step(
         adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, mask: Tensor | None, norm: str, eps: Scalar,
         step: Scalar, decay: Scalar, bounds: Bounds,
@@ -114,6 +121,7 @@ def load() -> Backend:
         distances=distances,
         random_start=random_start,
         typical_noise=typical_noise,
+        diffusion_step=diffusion_step,
         momentum_step=momentum_step,
         accumulate=accumulate,
         apgd_step=apgd_step,

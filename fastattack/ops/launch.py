@@ -48,6 +48,7 @@ KERNELS = {
     "distances": ("distances_sums_kernel", "distances_kernel"),
     "random_start": ("random_start_linf_kernel", "random_start_sums_kernel", "random_start_l2_kernel"),
     "typical_noise": ("typical_noise_sums_kernel", "typical_noise_kernel"),
+    "diffusion_step": ("diffusion_step_kernel",),
     "momentum_step": (
         "momentum_step_magnitudes_kernel",
         "momentum_step_linf_kernel",

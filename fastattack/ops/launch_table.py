@@ -8,6 +8,7 @@ from .backend import Backend
 from .launch import Launcher, Session
 from .launch_accumulate import accumulate
 from .launch_apgd import apgd_step
+from .launch_diffusion import diffusion_step
 from .launch_distances import distances
 from .launch_l1 import functions as l1_functions
 from .launch_momentum import momentum_step
@@ -26,6 +27,7 @@ def backend(name: str, session: Session) -> Backend:
         distances=partial(distances, ops),
         random_start=ops.random_start,
         typical_noise=ops.typical_noise,
+        diffusion_step=partial(diffusion_step, ops),
         momentum_step=partial(momentum_step, ops),
         accumulate=partial(accumulate, ops),
         apgd_step=partial(apgd_step, ops),

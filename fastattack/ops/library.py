@@ -128,6 +128,19 @@ def _typical_noise(
         )  # fmt: skip
 
 
+@torch.library.custom_op("fastattack::diffusion_step_", mutates_args={"x"})
+def _diffusion_step(
+    x: Tensor, eps_hat: Tensor | None, a: float | None, a_values: Tensor | None, b: float | None,
+    b_values: Tensor | None, c: float | None, c_values: Tensor | None, seed: str, step: int,
+    sample_ids: Tensor | None, backend: str,
+) -> None:  # fmt: skip
+    with torch.no_grad():
+        _eager["diffusion_step"](
+            x, eps_hat, coefficients=(_join(a, a_values), _join(b, b_values), _join(c, c_values)), seed=int(seed),
+            step=step, sample_ids=sample_ids, backend=backend,
+        )  # fmt: skip
+
+
 @torch.library.custom_op("fastattack::momentum_step_", mutates_args={"adv", "momentum"})
 def _momentum_step(
     adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None,
@@ -227,6 +240,7 @@ for _op in (
     _preserve_noise,
     _random_start,
     _typical_noise,
+    _diffusion_step,
     _momentum_step,
     _accumulate,
     _apgd_step,
@@ -276,6 +290,13 @@ def typical_noise(
 ) -> None:
     levels = (*_triple(sigma), *_triple(typicality), *_triple(mean))
     _typical_noise(out, clean, *levels, str(seed), sample_ids, backend)
+
+
+def diffusion_step(
+    x: Tensor, eps_hat: Tensor | None, coefficients: Any, seed: int, step: int, sample_ids: Any, backend: str
+) -> None:
+    a, b, c = coefficients
+    _diffusion_step(x, eps_hat, *_pair(a), *_pair(b), *_pair(c), str(seed), step, sample_ids, backend)
 
 
 def momentum_step(

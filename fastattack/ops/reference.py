@@ -5,6 +5,7 @@ from __future__ import annotations
 from .backend import Backend
 from .reference_accumulate import accumulate
 from .reference_apgd import apgd_step
+from .reference_diffusion import diffusion_step
 from .reference_distances import distances
 from .reference_l1 import l1_project, l1_step
 from .reference_momentum import momentum_step
@@ -21,6 +22,7 @@ BACKEND = Backend(
     distances=distances,
     random_start=random_start,
     typical_noise=typical_noise,
+    diffusion_step=diffusion_step,
     momentum_step=momentum_step,
     accumulate=accumulate,
     apgd_step=apgd_step,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 STREAM_RANDOM_START = 1
 STREAM_TYPICAL_NOISE = 2
+STREAM_DIFFUSION = 3
 STREAM_EPOCH = 4
 STREAM_CHOICE = 5
 STREAM_QUERY = 6  # what black-box attacks draw for each query, in torch alone
@@ -34,6 +35,11 @@ def philox(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: int) -> tuple[T
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
     return c0, c1, c2, c3
+
+
+def numbered(stream: int, number: int) -> int:
+    """The stream of draw ``number`` < 2**24: it lies above the 8 bits of the stream's own."""
+    return stream + (number << 8)
 
 
 def sample_words(quads: Tensor, ids: Tensor, seed: int, stream: int) -> Tensor:

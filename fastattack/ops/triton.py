@@ -7,6 +7,7 @@ import torch
 from .backend import Backend, BackendUnavailable
 from .triton_accumulate import accumulate
 from .triton_apgd import apgd_step
+from .triton_diffusion import diffusion_step
 from .triton_distances import distances
 from .triton_l1 import l1_project, l1_step
 from .triton_momentum import momentum_step
@@ -32,6 +33,7 @@ def load() -> Backend:
         distances=distances,
         random_start=random_start,
         typical_noise=typical_noise,
+        diffusion_step=diffusion_step,
         momentum_step=momentum_step,
         accumulate=accumulate,
         apgd_step=apgd_step,

@@ -1,8 +1,9 @@
 // Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), and what is made of its
 // words.
 //
-// key = (seed low, seed high); counter = (element index / 4, sample id low, sample id high, stream). Everything below
-// uses +, -, * and square root alone, each rounded once (no fused multiply-add), so every backend makes the same bits.
+// key = (seed low, seed high); counter = (element index / 4, sample id low, sample id high, stream), where a stream of
+// many draws has the number of the draw above its own 8 bits. Everything below uses +, -, * and square root alone, each
+// rounded once (no fused multiply-add), so every backend makes the same bits.
 #pragma once
 #include "base.h"
 
@@ -16,6 +17,9 @@ enum Stream : u32 {
   STREAM_EPOCH = 4,  // these two are drawn in Python (sampler.py)
   STREAM_CHOICE = 5,
 };
+
+// The stream of draw `number` < 2^24.
+FA_HD Stream numbered(Stream stream, u32 number) { return (Stream)(stream + (number << 8)); }
 
 struct Words {
   u32 w[4];

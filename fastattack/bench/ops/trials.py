@@ -25,6 +25,7 @@ STEMS = (
     "distances",
     "random_start",
     "typical_noise",
+    "diffusion_step",
     "momentum_step",
     "accumulate",
     "apgd_step",
