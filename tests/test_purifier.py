@@ -267,17 +267,17 @@ class _Live(TorchDispatchMode):
 
 def test_memory_does_not_grow_with_the_steps() -> None:
     """Peak bytes of a gradient: what grows is a state for each of a stride's steps, an image and no graph."""
-    x = images(2, 24)
+    x = images(2, 16)
     peaks, naive = {}, {}
-    for steps in (32, 128):
+    for steps in (32, 96):
         purifier = fa.Purifier(small(), t_star=160, steps=steps, sampler="ddim")
         for function, found in ((purifier.purify, peaks), (lambda v, p=purifier: plain(p, v), naive)):
             leaf = x.clone().requires_grad_()
             with _Live() as live:
                 function(leaf).sum().backward()
             found[steps] = live.peak
-    assert naive[128] > 3.5 * naive[32]  # what is measured does grow where graphs are kept
-    assert peaks[128] <= peaks[32] + 4 * x.nbytes
+    assert naive[96] > 2.6 * naive[32]  # what is measured does grow where graphs are kept
+    assert peaks[96] <= peaks[32] + 3 * x.nbytes
     assert peaks[32] < naive[32] / 4
 
 
@@ -344,6 +344,28 @@ def test_attacks_name_samples_and_draws(eot: int) -> None:
         fa.PGD(purifier(_Reports()), eps=0.05, steps=1, precision="bf16")(x.float(), labels)
 
 
+def test_the_strength_check_tells_of_another_backward_pass() -> None:
+    """A process that turns the image over: the identity as its gradient climbs down, and the report says so."""
+
+    def turning(x: Tensor, t: Tensor) -> Tensor:
+        share = torch.tensor(SHARES)[t + 1].view(-1, 1, 1, 1)
+        return (x * (1 + share.sqrt()) / (1 - share).sqrt()).to(x.dtype)  # the estimate of x_0 is -x_t
+
+    purifier = fa.Purifier(Diffusion(turning, SCHEDULE, channels=1), t_star=10, steps=1, gradient="bpda")
+    x, target = images(3), torch.zeros(3, 1, 8, 8, dtype=torch.float64)
+    options: dict[str, Any] = {"eps": 0.02, "steps": 8, "restarts": 2, "queries": 10}
+    purified = purifier(nn.Identity())
+    report = fa.strength_check(purified, x, target, **options)
+    assert {"blind", "full", "surrogate"} <= set(report.rises)
+    assert any("backward pass" in text and "gradient='full'" in text for text in report.warnings)
+    assert float(report.rises["full"].min()) > 10 * float(report.rises["8 steps"].max())
+    right = fa.strength_check(purifier.replaced(gradient="full")(nn.Identity()), x, target, **options)
+    assert not any("backward pass" in text for text in right.warnings)
+    blind = fa.PGD(nn.Identity(), eps=0.02, steps=8)(x, target)
+    rise = (purified(blind) - target).square().mean((1, 2, 3)) - (purified(x) - target).square().mean((1, 2, 3))
+    torch.testing.assert_close(right.rises["blind"], rise.clamp(min=0), rtol=1e-6, atol=1e-9)
+
+
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 
@@ -379,7 +401,7 @@ def test_images_that_do_not_fit() -> None:
         purifier.purify(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="sample_ids: wanted 2 integers"):
         purifier.purify(torch.rand(2, 1, 8, 8), sample_ids=torch.arange(3))
-    with pytest.raises(ValueError, match="draw: wanted a whole number"):
+    with pytest.raises(ValueError, match="draw: wanted 0 <= draw"):
         purifier.purify(torch.rand(2, 1, 8, 8), draw=-1)
 
 

@@ -16,12 +16,11 @@ from ..diffusion.process import Guide, Process
 from ..diffusion.schedule import evenly, require_level
 from ..fast.speed import PRECISIONS
 from ..ops import check
-from ..ops.reference_random import sample_words
+from ..ops.reference_random import STREAM_DRAW, sample_words
 from .through import Through
 
 SAMPLERS = {"ddpm": 1.0, "ddim": 0.0}
 GRADIENTS = ("full", "bpda", "surrogate")
-STREAM_DRAW = 8  # the seeds of a purifier's draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class _Options:
         for name in ("input_sigma", "output_sigma"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}: wanted a noise level >= 0, got {getattr(self, name)!r}")
-        check.seed_of(self.seed)
+        check.whole(self.seed, "seed", 64)
 
 
 class Purifier:
@@ -227,8 +226,7 @@ def _stop(options: _Options, diffusion: Diffusion) -> int:
 
 def seed_of_draw(seed: int, draw: int) -> int:
     """64 bits of Philox: draws have streams of their own."""
-    if isinstance(draw, bool) or not isinstance(draw, int) or not 0 <= draw < 2**63:
-        raise ValueError(f"draw: wanted a whole number, 0 <= draw < 2**63, got {draw!r}")
+    check.whole(draw, "draw", 63)
     first, name = torch.zeros(1, dtype=torch.int64), torch.tensor([draw])
     words = sample_words(first, name, seed, STREAM_DRAW)[0, 0].tolist()
     return int(words[0] | words[1] << 32)
@@ -250,6 +248,24 @@ class Purified(nn.Module):
 
     def forward(self, x: Tensor, sample_ids: Tensor | None = None, draw: int = 0) -> Any:
         return self.model(self.purifier.purify(x, sample_ids=sample_ids, draw=draw))
+
+    @property
+    def how(self) -> str:
+        """How gradients are made, in words (`AttackResult.how`)."""
+        options = self.purifier.options
+        kind = {"full": "full gradient", "bpda": "BPDA"}.get(
+            options.gradient, f"surrogate of {min(options.surrogate_steps, self.purifier.process.steps)} steps"
+        )
+        return f"{options.precision}, through a purifier: {kind}"
+
+    def variants(self) -> dict[str, Callable[[Tensor], Any]]:
+        """What an attack on this defence should try beside it, by name: the model alone, other backward passes.
+
+        `fastattack.strength_check` does, and judges each perturbation by this model.
+        """
+        purifier, mine = self.purifier, self.purifier.options.gradient
+        others = {kind: purifier.replaced(gradient=kind)(self.model) for kind in GRADIENTS if kind != mine}
+        return {"blind": self.model, **others}
 
     def for_samples(self, sample_ids: Tensor | None, draw: int) -> Callable[[Tensor], Any]:
         """This model for samples of these names and a draw; attacks call it so (`fastattack.engine.Single`)."""

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..engine import NonFiniteError
-from ._step import diffusion_step_
 from .model import Diffusion
 from .schedule import Schedule, evenly
 
@@ -51,14 +51,14 @@ def advance(
     """
     a, b, c = by
     if overwrite:
-        return diffusion_step_(x, eps_hat, coefficients=by, seed=seed, step=step, sample_ids=sample_ids)
+        return ops.diffusion_step_(x, eps_hat, coefficients=by, seed=seed, step=step, sample_ids=sample_ids)
     out = a * x
     if eps_hat is not None and b != 0:
         out = out + b * eps_hat
     if c != 0:
         z = torch.empty_like(x, requires_grad=False)
         alone = (0.0, 0.0, 1.0)
-        out = out + c * diffusion_step_(z, None, coefficients=alone, seed=seed, step=step, sample_ids=sample_ids)
+        out = out + c * ops.diffusion_step_(z, None, coefficients=alone, seed=seed, step=step, sample_ids=sample_ids)
     return out
 
 

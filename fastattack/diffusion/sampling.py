@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ._step import diffusion_step_
+from .. import ops
 from .model import Diffusion
 from .process import Process
 from .schedule import evenly
@@ -31,7 +31,7 @@ def sample(
     device = next((p.device for p in diffusion.parameters()), torch.device("cpu"))
     ids = torch.arange(count, device=device)
     x = torch.empty(count, diffusion.channels, size, size, device=device)
-    diffusion_step_(x, None, coefficients=(0.0, 0.0, 1.0), seed=seed, step=0, sample_ids=ids)
+    ops.diffusion_step_(x, None, coefficients=(0.0, 0.0, 1.0), seed=seed, step=0, sample_ids=ids)
     for k in range(process.steps):
         x = process.step(k, x, x, seed, ids, overwrite=True)
     return process.leave(x, seed, ids)
@@ -49,7 +49,7 @@ def noise_losses(diffusion: Diffusion, clean: Tensor, levels: Iterable[int], *, 
     for level in levels:
         share = diffusion.schedule.alpha_bar(level)
         z = torch.empty_like(origin)
-        diffusion_step_(z, None, coefficients=(0.0, 0.0, 1.0), seed=seed, step=level)
+        ops.diffusion_step_(z, None, coefficients=(0.0, 0.0, 1.0), seed=seed, step=level)
         noisy = math.sqrt(share) * origin + math.sqrt(1 - share) * z
         found[level] = float((diffusion(noisy, level) - z).square().mean())
     return found

@@ -130,7 +130,7 @@ class Single(Source):
 
     @property
     def how(self) -> str:
-        return "" if self.fast is None else self.fast.how
+        return str(getattr(self.model, "how", "")) if self.fast is None else self.fast.how
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         if self.fast is None:
