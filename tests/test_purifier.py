@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastattack as fa
 from fastattack.diffusion import Diffusion, Schedule
+from fastattack.diffusion.process import advance
 from fastattack.images import find_images, read_image
 from fastattack.metrics import psnr
 from fastattack.ops.reference_random import sample_normals
@@ -182,6 +183,19 @@ def test_noise_belongs_to_names_not_to_places() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     others = [purifier.purify(x, sample_ids=ids, draw=1), purifier.purify(x), purifier.replaced(seed=2).purify(x)]
     assert all(not torch.allclose(whole, other, atol=1e-3) for other in others)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_step_in_place_and_the_plain_one_give_the_same_bits(dtype: torch.dtype) -> None:
+    """The backward pass makes states again that the forward pass made by the op."""
+    x, eps = images(2).to(dtype), images(2).to(dtype) - 0.5
+    by = fa.diffusion.reverse_coefficients(SCHEDULE, 80, 73, 1.0)
+    options: dict[str, Any] = {"seed": 3, "step": 80, "sample_ids": torch.tensor([4, 2**33])}
+    expected = advance(x, eps, by, **options)
+    assert torch.equal(advance(x.clone(), eps, by, **options, overwrite=True), expected)
+    z = sample_normals(64, 3, options["sample_ids"], 3 + 256 * 80).reshape(x.shape)
+    torch.testing.assert_close(expected, by[0] * x + by[1] * eps + by[2] * z.to(dtype))
+    assert by[2] > 0
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
