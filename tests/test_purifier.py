@@ -215,7 +215,7 @@ def plain(purifier: fa.Purifier, x: Tensor) -> Tensor:
         eps = purifier.diffusion.model(y, torch.full((len(x),), s - 1))
         clean = (y - math.sqrt(1 - here) * eps) / math.sqrt(here)
         sigma = math.sqrt((1 - there) / (1 - here) * (1 - here / there)) if ddpm else 0.0
-        y = math.sqrt(there) * clean + math.sqrt(1 - there - sigma**2) * eps + sigma * drawn(s)
+        y = math.sqrt(there) * clean + math.sqrt(1 - there - sigma**2) * eps + (sigma * drawn(s) if ddpm else 0)
     return (y + 1) / 2
 
 
@@ -428,6 +428,12 @@ def test_nan_names_the_step() -> None:
         purifier.purify(images())
     with pytest.raises(fa.NonFiniteError, match="the images hold NaN"):
         fa.Purifier(gaussian(), t_star=5).purify(torch.full((1, 1, 4, 4), math.nan))
+
+
+def test_a_model_that_hands_its_input_through() -> None:
+    purifier = fa.Purifier(Diffusion(lambda x, t: x, SCHEDULE, channels=1), t_star=20, steps=4, sampler="ddim")
+    x = images(requires_grad=True)
+    torch.testing.assert_close(purifier.purify(x), plain(purifier, x), rtol=1e-9, atol=1e-9)
 
 
 def test_half_precision_images_go_through_float32() -> None:

@@ -193,7 +193,7 @@ class Purifier:
         size = self.options.max_batch or len(x)
         parts = zip(torch.split(wide, size), torch.split(ids, size), strict=True)
         out = [Through.apply(part, self.process, self._behind, seed, names) for part, names in parts]  # type: ignore[no-untyped-call]
-        return torch.cat(out).to(x.dtype)
+        return (out[0] if len(out) == 1 else torch.cat(out)).to(x.dtype)
 
 
 def _start(options: _Options, diffusion: Diffusion) -> int:

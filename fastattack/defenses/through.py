@@ -23,7 +23,7 @@ def forward(process: Process, x: Tensor, seed: int, ids: Tensor, keep: list[Tens
     watch, stride = Watch(process), stride_of(process)
     with torch.no_grad():
         origin = process.scaled(x)
-        state = process.enter(origin, seed, ids)
+        state = process.enter(origin if process.guide is None else origin.clone(), seed, ids)
         watch.see(state)
         for k in range(process.steps):
             if keep is not None and k % stride == 0:
@@ -32,8 +32,6 @@ def forward(process: Process, x: Tensor, seed: int, ids: Tensor, keep: list[Tens
             watch.see(state)
         out = process.leave(state, seed, ids)
     watch.require_finite()
-    if keep is not None:
-        keep.append(state)
     return out
 
 
@@ -43,35 +41,33 @@ def stride_of(process: Process) -> int:
 
 def backward(process: Process, x: Tensor, kept: list[Tensor], grad: Tensor, seed: int, ids: Tensor) -> Tensor:
     """The gradient at x, a step at a time: the graph of one step is alive, and the states of one stride."""
-    stride = stride_of(process)
-    with torch.no_grad():
-        origin = process.scaled(x)
+    stride, scale = stride_of(process), process.diffusion.high - process.diffusion.low
+    origin = process.scaled(x.detach())
     of_origin = torch.zeros_like(origin)
-    (grad,) = _vjp(lambda s: process.leave(s, seed, ids), grad, kept[-1])
-    for segment in reversed(range(len(kept) - 1)):
+    grad = grad * (process.grown / scale)
+    for segment in reversed(range(len(kept))):
         first = segment * stride
         states = [kept[segment]]
         with torch.no_grad():
             for k in range(first, min(first + stride, process.steps) - 1):
                 states.append(process.step(k, states[-1], origin, seed, ids))
         for k in reversed(range(first, first + len(states))):
-
-            def one(s: Tensor, o: Tensor, k: int = k) -> Tensor:
-                return process.step(k, s, o, seed, ids)
-
-            grad, more = _vjp(one, grad, states.pop(), origin)
-            of_origin += more
-    (through,) = _vjp(lambda o: process.enter(o, seed, ids), grad, origin)
-    (found,) = _vjp(process.scaled, through + of_origin, x)
-    return found
+            grad, more = _through_step(process, k, states.pop(), origin, grad, seed, ids)
+            if more is not None:
+                of_origin += more
+    return (grad * process.kept + of_origin) * scale
 
 
-def _vjp(function: Any, grad: Tensor, *at: Tensor) -> list[Tensor]:
-    """Gradients of <function(at), grad>; zeros where nothing depends."""
+def _through_step(
+    process: Process, k: int, state: Tensor, origin: Tensor, grad: Tensor, seed: int, ids: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients at a step's state, and at the input where a guide sees it."""
     with torch.enable_grad():
-        leaves = [t.detach().requires_grad_(True) for t in at]
-        found = torch.autograd.grad(function(*leaves), leaves, grad, allow_unused=True)
-    return [torch.zeros_like(t) if g is None else g for g, t in zip(found, at, strict=True)]
+        leaves = [t.detach().requires_grad_(True) for t in ((state,) if process.guide is None else (state, origin))]
+        out = process.step(k, leaves[0], leaves[-1], seed, ids)
+        found = torch.autograd.grad(out, leaves, grad, allow_unused=True)
+    before = torch.zeros_like(state) if found[0] is None else found[0]
+    return before, found[1] if len(found) > 1 else None
 
 
 class Through(torch.autograd.Function):

@@ -96,14 +96,22 @@ class Process:
         low, high = self.diffusion.low, self.diffusion.high
         return x * (high - low) + low
 
+    @property
+    def kept(self) -> float:
+        """The share of the image in the first state."""
+        return math.sqrt(self.diffusion.schedule.alpha_bar(self.levels[0]))
+
+    @property
+    def grown(self) -> float:
+        """What the last state is multiplied with, so that the image has its share of 1 again."""
+        return 1 / math.sqrt(self.diffusion.schedule.alpha_bar(self.levels[-1]))
+
     def enter(self, origin: Tensor, seed: int, ids: Tensor) -> Tensor:
-        """The forward jump of images on the model's scale; noise that they hold counts."""
-        schedule, level = self.diffusion.schedule, self.levels[0]
-        kept = math.sqrt(schedule.alpha_bar(level))
-        missing = schedule.sigma(level) ** 2 - (self.input_sigma * (self.diffusion.high - self.diffusion.low)) ** 2
-        return advance(
-            origin, None, (kept, 0.0, kept * math.sqrt(max(0.0, missing))), seed=seed, step=0, sample_ids=ids
-        )
+        """The forward jump of images on the model's scale, which are overwritten; noise that they hold counts."""
+        held = self.input_sigma * (self.diffusion.high - self.diffusion.low)
+        missing = self.diffusion.schedule.sigma(self.levels[0]) ** 2 - held**2
+        by = (self.kept, 0.0, self.kept * math.sqrt(max(0.0, missing)))
+        return advance(origin, None, by, seed=seed, step=0, sample_ids=ids, overwrite=True)
 
     def step(self, k: int, x: Tensor, origin: Tensor, seed: int, ids: Tensor, *, overwrite: bool = False) -> Tensor:
         """Reverse step k = 0 .. steps - 1; ``overwrite`` writes x, without autograd."""
@@ -111,17 +119,20 @@ class Process:
         eps_hat = self.diffusion(x, start, self.precision)
         if self.guide is not None:
             eps_hat = self.guide(eps_hat, x, start, origin)
+        if overwrite and eps_hat.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+            eps_hat = eps_hat.clone()  # a model that hands its input through
         by = reverse_coefficients(self.diffusion.schedule, start, stop, self.eta)
         return advance(x, eps_hat, by, seed=seed, step=start, sample_ids=ids, overwrite=overwrite)
 
     def leave(self, x: Tensor, seed: int, ids: Tensor) -> Tensor:
-        """Back to the scale of the images, with as much noise as they are to hold."""
+        """The last state, which is overwritten, on the scale of the images, with as much noise as they are to hold."""
         low, high = self.diffusion.low, self.diffusion.high
-        schedule, level = self.diffusion.schedule, self.levels[-1]
-        missing = (self.output_sigma * (high - low)) ** 2 - schedule.sigma(level) ** 2
-        by = (1 / math.sqrt(schedule.alpha_bar(level)), 0.0, math.sqrt(max(0.0, missing)))
-        out = advance(x, None, by, seed=seed, step=schedule.steps + 1, sample_ids=ids)
-        return (out - low) / (high - low)
+        schedule = self.diffusion.schedule
+        missing = (self.output_sigma * (high - low)) ** 2 - schedule.sigma(self.levels[-1]) ** 2
+        by = (self.grown, 0.0, math.sqrt(max(0.0, missing)))
+        if by != (1.0, 0.0, 0.0):
+            x = advance(x, None, by, seed=seed, step=schedule.steps + 1, sample_ids=ids, overwrite=True)
+        return (x - low) / (high - low)
 
 
 class Watch:
