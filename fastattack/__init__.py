@@ -8,7 +8,20 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import attacks, defenses, diffusion, evaluate, metrics, models, objectives, ops, training, typical, views
+    from . import (
+        attacks,
+        defenses,
+        diffusion,
+        evaluate,
+        information,
+        metrics,
+        models,
+        objectives,
+        ops,
+        training,
+        typical,
+        views,
+    )
     from .adapters import with_sigma
     from .attacks import (
         APGD,
@@ -20,6 +33,7 @@ if TYPE_CHECKING:
         FGSM,
         FMN,
         MIFGSM,
+        MIGA,
         NIFGSM,
         PGD,
         SINIFGSM,
@@ -44,6 +58,7 @@ if TYPE_CHECKING:
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
     from .evaluate import RobustnessCurve, TransferMatrix, robustness_curve, transfer_matrix
+    from .information import MutualInformation, mutual_information
     from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
     from .sampler import NoisyDataset, TypicalSetSampler
     from .strength import StrengthReport, strength_check
@@ -60,6 +75,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "MIFGSM",
+    "MIGA",
     "NIFGSM",
     "PGD",
     "SINIFGSM",
@@ -73,6 +89,7 @@ __all__ = [
     "EachResult",
     "FeaturePGD",
     "LPIPSAttack",
+    "MutualInformation",
     "NoiseStats",
     "NoisyDataset",
     "NonFiniteError",
@@ -95,8 +112,10 @@ __all__ = [
     "diffusion",
     "evaluate",
     "fgsm",
+    "information",
     "metrics",
     "models",
+    "mutual_information",
     "noise_stats",
     "objectives",
     "ops",
@@ -113,12 +132,13 @@ __all__ = [
 
 _NAMES = {
     "adapters": "with_sigma",
-    "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
+    "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM MIGA NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
     "defenses": "Purified Purifier",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve TransferMatrix robustness_curve transfer_matrix",
+    "information": "MutualInformation mutual_information",
     "ops": "BackendUnavailable NoiseStats Spectrum noise_stats use_backend",
     "sampler": "NoisyDataset TypicalSetSampler",
     "strength": "StrengthReport strength_check",

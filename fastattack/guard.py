@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 
 @contextmanager
@@ -95,7 +97,18 @@ def fresh(t: Tensor) -> Tensor:
     return t.clone() if t.is_inference() else t.detach()
 
 
+@dataclass(frozen=True)
+class Rowwise:
+    """A target of several parts: tensors with a row for each sample, which are cut, moved and laid out together."""
+
+    def each(self, change: Callable[[Any], Any]) -> Self:
+        """The same with every part changed."""
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
+
+
 def rows_of(value: Any, rows: slice | Tensor, batch: int) -> Any:
-    """The rows of a tensor with one for each sample; anything else as it is."""
+    """The rows of a tensor with one for each sample, or of every such part of a target; anything else as it is."""
+    if isinstance(value, Rowwise):
+        return value.each(lambda part: rows_of(part, rows, batch))
     per_sample = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
     return value[rows] if per_sample else value

@@ -86,6 +86,12 @@ def _placed(dtype: torch.dtype, device: torch.device) -> str:
     return f"{str(dtype).removeprefix('torch.')} on {device}"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch says so, on whichever device."""
+    known = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in known)
+
+
 def unknown_option(owner: str, wrong: Iterable[str], known: Iterable[str]) -> TypeError:
     """The error that names options which are none, and those that may have been meant."""
     names, told = sorted(known), []

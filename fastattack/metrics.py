@@ -1,4 +1,7 @@
-"""Image quality per sample, as float64: mean squared error, PSNR, SSIM and LPIPS. Nothing is clipped here."""
+"""Quality per sample, as float64: mean squared error, PSNR, SSIM, MS-SSIM, LPIPS; and likeness of meaning.
+
+Nothing is clipped here.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .meaning import semantic_similarity, text_similarity
 from .ops import check, dispatch, distances
 from .ops.distance import psnr as decibels
+
+__all__ = ["lpips", "ms_ssim", "mse", "psnr", "semantic_similarity", "ssim", "text_similarity"]
 
 WINDOW = 11  # of SSIM, pixels
 
@@ -92,6 +98,39 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     rim = WINDOW // 2
     inside: Tensor = windows[..., rim:-rim, rim:-rim]
     return inside.flatten(1).mean(1)
+
+
+def ms_ssim(a: Tensor, b: Tensor, data_range: float = 1.0, *, scales: int | None = None) -> Tensor:
+    """Multi-scale structural similarity of each sample (Wang, Simoncelli & Bovik, Asilomar 2003), in float64.
+
+    K1 = 0.01, K2 = 0.03 and the window of `ssim`. Means of 2 x 2 pixels lead from a scale to the next (an odd row or
+    column at the end is left out). Of the coarsest scale the SSIM counts, of the others contrast times structure; each
+    is the mean over channels and over the windows that lie inside the image. A mean below 0, whose power is not
+    defined, counts as 0. torchmetrics' multiscale_structural_similarity_index_measure agrees but for the coarsest
+    scale, where it counts reflected borders, which are many there; hence it is not called.
+
+    Args:
+        a: images [B, C, H, W], any floating dtype; values outside the range count as they are.
+        b: images of the same shape.
+        data_range: distance from black to white, 1 for images in [0, 1].
+        scales: None, the published five, for which H and W must be 176 at least; or fewer, with the published weights
+            of these made to sum to 1. H and W must then be 11 * 2 ** (scales - 1) at least; one scale is the SSIM.
+
+    Returns:
+        [B], float64, from 0 to 1; 1 where the samples are equal.
+
+    Raises:
+        ValueError: shapes that differ, are not [B, C, H, W] or are too small for the scales; another number of scales;
+            a data range that is not positive.
+    """
+    from .objectives.multiscale import check_size, similarity, weights_of
+
+    _check_range(data_range)
+    _check_pair(a, b)
+    weights = weights_of(scales)
+    check_size("ms_ssim", a.shape, len(weights))
+    constants = {"data_range": float(data_range), "k1": 0.01, "k2": 0.03}
+    return similarity(a.double(), b.double(), weights, least=0, **constants)
 
 
 def lpips(a: Tensor, b: Tensor, *, weights: str | Path, net: str | Callable[[Tensor], Any] = "alex") -> Tensor:

@@ -22,6 +22,7 @@ IMAGES = {
     "charbonnier": objectives.charbonnier(epsilon=0.05),
     "psnr": objectives.psnr(),
     "ssim": objectives.ssim(),
+    "ms_ssim": objectives.ms_ssim(scales=1),
     "cospgd": objectives.cospgd(),
     "deviation": objectives.deviation,
     "features": objectives.features(nn.AvgPool2d(2)),
@@ -147,7 +148,7 @@ def test_equal_images_have_finite_losses_and_gradients():
         x = images(3, 2, 1, 12, 12).to(dtype)
         x = torch.cat((x, torch.zeros(1, 1, 12, 12, dtype=dtype)))
         want = {"psnr": -100.0, "charbonnier": 0.05}
-        for name in ("mse", "mae", "charbonnier", "psnr", "ssim", "deviation", "features"):
+        for name in ("mse", "mae", "charbonnier", "psnr", "ssim", "ms_ssim", "deviation", "features"):
             y = x.clone().requires_grad_(True)
             loss = IMAGES[name](y, x)
             torch.testing.assert_close(loss, torch.full_like(loss, want.get(name, 0.0)), rtol=1e-5, atol=1e-6)
@@ -228,6 +229,8 @@ def test_ssim_wants_images_of_a_window():
         (objectives.charbonnier, {"epsilon": 0}), (objectives.charbonnier, {"epsilon": math.nan}),
         (objectives.psnr, {"data_range": -1.0}), (objectives.psnr, {"limit": 1000}), (objectives.ssim, {"k1": 0}),
         (objectives.ssim, {"k2": "a"}), (objectives.ssim, {"data_range": math.inf}),
+        (objectives.ms_ssim, {"k1": 0}), (objectives.ms_ssim, {"scales": 0}), (objectives.ms_ssim, {"scales": 6}),
+        (objectives.ms_ssim, {"scales": True}), (objectives.ms_ssim, {"scales": 2.5}),
         (objectives.cw_margin, {"kappa": -1}), (objectives.segpgd, {"weight": 1.5}),
         (objectives.segpgd, {"weight": math.nan}), (objectives.cospgd, {"activation": "relu"}),
     ],

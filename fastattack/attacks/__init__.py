@@ -6,6 +6,7 @@ from .denoising import DenoisingPGD, ObsAtk, denoising_pgd
 from .dense import CosPGD, SegPGD
 from .fab import FAB
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
+from .miga import MIGA
 from .minimal import CW, DDN, FMN
 from .perceptual import FeaturePGD, LPIPSAttack
 from .simba import SimBA
@@ -24,6 +25,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "MIFGSM",
+    "MIGA",
     "NIFGSM",
     "PGD",
     "SINIFGSM",

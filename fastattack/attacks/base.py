@@ -223,6 +223,7 @@ class Attack:
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
         start: Tensor | None = None,
+        clean: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> AttackResult:
         """Attack the batch x.
@@ -234,6 +235,7 @@ class Attack:
             sample_ids: (B,) integers that name the samples, so that a batch split changes no random start.
             start: like x, where the attack begins instead of at x or at a random point; it is projected onto the
                 threat first. With restarts, the others begin at random points.
+            clean: the clean images like x, for preserve_noise and the noise statistics, where the target is not they.
             progress: called after each gradient with a `Progress`.
 
         Raises:
@@ -242,14 +244,15 @@ class Attack:
             MemoryError: ``max_batch`` samples, or one, do not fit in memory.
         """
         found = self._outcome(
-            x, target, with_loss=True, mask=mask, sample_ids=sample_ids, start=start, progress=progress
+            x, target, with_loss=True, mask=mask, sample_ids=sample_ids, start=start, clean=clean, progress=progress
         )
         before = after = None
-        if isinstance(target, Tensor) and target.is_floating_point() and target.shape == x.shape:
+        known = target if clean is None else clean
+        if isinstance(known, Tensor) and known.is_floating_point() and known.shape == x.shape:
             backend = self.schedule.backend
-            clean = target.to(x.dtype)
-            before = noise_stats(x.detach() - clean, sigma=self.sigma, backend=backend)
-            after = noise_stats(found.adversarial - clean, sigma=self.sigma, backend=backend)
+            known = known.to(x.dtype)
+            before = noise_stats(x.detach() - known, sigma=self.sigma, backend=backend)
+            after = noise_stats(found.adversarial - known, sigma=self.sigma, backend=backend)
         return AttackResult(
             found.adversarial, found.loss, found.best_step, found.best_restart, found.steps_used, before, after,
             found.seconds, found.complete, self._successes(found.loss), found.how,
@@ -270,12 +273,13 @@ class Attack:
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
         start: Tensor | None = None,
+        clean: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> engine.Outcome:
         return engine.attack(
             self.model, x, target, objective=self.objective, threat=self.threat, schedule=self.schedule,
             rule=self.rule, ensemble=self.ensemble, view=self.view, smooth=self.smooth, wrap=self.wrap,
-            mask=mask, sample_ids=sample_ids, start=start, progress=progress, speed=self.speed,
+            mask=mask, sample_ids=sample_ids, start=start, clean=clean, progress=progress, speed=self.speed,
             with_loss=with_loss,
         )  # fmt: skip
 

@@ -209,10 +209,11 @@ class Universal(Attack):
         mask: Tensor | None = None,
         sample_ids: Tensor | None = None,
         start: Tensor | None = None,
+        clean: Tensor | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> AttackResult:
         """`fit` on x, then `apply`; the losses in the result are each sample's own, at the price of a forward pass."""
-        for name, value in (("mask", mask), ("sample_ids", sample_ids), ("start", start)):
+        for name, value in (("mask", mask), ("sample_ids", sample_ids), ("start", start), ("clean", clean)):
             if value is not None:
                 raise ValueError(f"{name}: wanted None for a universal perturbation, which is one for all samples")
         began = time.perf_counter()

@@ -16,7 +16,17 @@ from torch import Tensor
 
 from ..fast import Speed
 from ..guard import fresh, left_as_found, rows_of
-from ..inputs import check_clean, check_data, check_grid, check_input, check_start, check_target, dense, misfit
+from ..inputs import (
+    check_clean,
+    check_data,
+    check_grid,
+    check_input,
+    check_start,
+    check_target,
+    dense,
+    misfit,
+    out_of_memory,
+)
 from ..objectives import Objective
 from ..objectives.perceptual import remembering
 from ..ops import check
@@ -159,6 +169,7 @@ def attack(
     mask: Tensor | None = None,
     sample_ids: Tensor | None = None,
     start: Tensor | None = None,
+    clean: Tensor | None = None,
     progress: Report = None,
     speed: Speed = PLAIN,
     with_loss: bool = True,
@@ -168,8 +179,8 @@ def attack(
     Args:
         model: called as model(x) on a batch; an nn.Module or any callable; a sequence or mapping of several.
         origin: (B, ...) float, the input to attack.
-        target: what the objective compares with; a tensor with B rows is cut into micro-batches, anything else passes.
-            The clean images where threat.preserve_noise.
+        target: what the objective compares with; a tensor with B rows, or a `Rowwise` of such, is cut into
+            micro-batches, anything else passes.
         rule: how the iterate moves, see `Walk`.
         ensemble: how the losses of several models become one, see `Ensemble`, or a weight for each.
         view: a random transformation through which the model sees the input, see `View`.
@@ -178,6 +189,7 @@ def attack(
         mask: broadcastable to origin, 0 keeps the pixel.
         sample_ids: (B,) integers that name the samples for the random start; 0 .. B-1 by default.
         start: like origin, where the first restart begins, once it is projected onto the threat; later ones at random.
+        clean: the clean images that threat.preserve_noise needs; None means the target.
         speed: how gradients are made, see `Speed`.
         with_loss: False leaves out the forward pass that judges the last iterate where keep="last" returns it anyway
             (one restart); the loss is NaN then.
@@ -190,7 +202,7 @@ def attack(
     began = time.perf_counter()
     check_input(origin, threat.bounds)
     check_data(members(model), origin, target)
-    clean = check_clean(target, origin, mask) if threat.preserve_noise else None
+    known = check_clean(target if clean is None else clean, origin, mask) if threat.preserve_noise else None
     if threat.zero_mean and mask is not None:
         raise ValueError("mask: wanted None with zero_mean=True (the mean is that of every pixel)")
     check_target(target)
@@ -230,7 +242,7 @@ def attack(
             stack.enter_context(left_as_found(one, origin.device, eval_mode=schedule.eval_mode))
         own = dense(fresh(origin))
         goal = fresh(target) if isinstance(target, Tensor) else target
-        known = None if clean is None else dense(fresh(clean))
+        known = None if known is None else dense(fresh(known))
         begin = None if start is None else fresh(start)
         stack.enter_context(_told(source.models, origin, target))
         jobs, complete = _in_parts(job_of, batch, rule, schedule, progress)
@@ -288,18 +300,12 @@ def _in_parts(
             if job is not None:
                 _raise_if_bad(job.bad, rows.start, job.source.how)
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             waiting.extendleft(reversed(_halves(rows, schedule, error)))
             continue
         jobs.append(job_of(rows) if job is None else job)
     return jobs, complete
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    known = ("DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(message in text for message in known)
 
 
 def _halves(rows: slice, schedule: Schedule, error: RuntimeError) -> list[slice]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fast import Prepared
+from ..guard import Rowwise
 from ..objectives import Objective
 from ..ops.backend import Backend
 
@@ -302,16 +303,24 @@ class Viewed(Wrapped):
     ) -> tuple[Tensor, Tensor]:
         if self.view is None:
             return self.inner.gradient(x, target, objective, moment)
-        names = {"ids": moment.ids} if getattr(self.view, "per_sample_ids", False) else {}
+        view = self.view
+        names = {"ids": moment.ids} if getattr(view, "per_sample_ids", False) else {}
         again = generator.clone_state()
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            seen = self.view(leaf, generator, **names)
-        if isinstance(target, Tensor) and target.shape == x.shape and getattr(self.view, "moves_target", True):
-            target = self.view(target, again, **names)
+            seen = view(leaf, generator, **names)
+        if getattr(self.view, "moves_target", True):
+            target = _moved(target, x.shape, lambda t: view(t, again.clone_state(), **names))
         loss, outer = self.inner.gradient(seen.detach(), target, objective, moment)
         (grad,) = torch.autograd.grad(seen, leaf, outer)
         return loss, grad
+
+
+def _moved(target: Any, shape: torch.Size, move: Callable[[Tensor], Tensor]) -> Any:
+    """The target seen as the input is, or the parts of one: what is an image like the input."""
+    if isinstance(target, Rowwise):
+        return target.each(lambda part: _moved(part, shape, move))
+    return move(target) if isinstance(target, Tensor) and target.shape == shape else target
 
 
 def _seed_device(x: Tensor, moment: Moment, draw: int) -> None:

@@ -295,4 +295,5 @@ def _splits(objective: object) -> bool:
     """The objective is known to judge each sample by itself and to hold nothing of the samples."""
     where = str(getattr(objective, "__module__", ""))
     held = getattr(objective, "__dict__", {})
-    return where.startswith("fastattack.objectives") and not any(isinstance(v, Tensor) for v in held.values())
+    own = where.startswith("fastattack.objectives") and not any(isinstance(v, Tensor) for v in held.values())
+    return own and all(_splits(part) for part in getattr(objective, "parts", ()))

@@ -9,8 +9,10 @@ from .base import Objective, Scheduled
 from .classify import cross_entropy, cw_margin, dlr, dlr_targeted, kl_divergence, logit_difference
 from .dense import cospgd, segpgd
 from .deviation import deviation, deviation_target
+from .multiscale import ms_ssim
 from .perceptual import features, lpips
 from .pixel import charbonnier, mae, mse, psnr
+from .reading import ctc
 from .structure import ssim
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "charbonnier",
     "cospgd",
     "cross_entropy",
+    "ctc",
     "cw_margin",
     "deviation",
     "deviation_target",
@@ -29,6 +32,7 @@ __all__ = [
     "logit_difference",
     "lpips",
     "mae",
+    "ms_ssim",
     "mse",
     "psnr",
     "segpgd",

@@ -27,8 +27,11 @@ def _windowed(t: Tensor) -> Tensor:
     return t
 
 
-def similarity(a: Tensor, b: Tensor, *, data_range: float, k1: float, k2: float) -> Tensor:
-    """The SSIM of each window: (B, C, H, W) twice, of one floating dtype, to (B, C, H - 10, W - 10)."""
+def terms(a: Tensor, b: Tensor, *, data_range: float, k1: float, k2: float) -> tuple[Tensor, Tensor]:
+    """Luminance, and contrast times structure, of each window.
+
+    (B, C, H, W) twice, of one floating dtype, to (B, C, H - 10, W - 10) twice; their product is the SSIM.
+    """
     centre = b.mean((-2, -1), keepdim=True).detach()  # variances know no offset; without it they cancel fewer digits
     a, b = a - centre, b - centre
     mean_a, squares, product = _windowed(torch.stack((a, a * a + b * b, a * b))).unbind()
@@ -38,7 +41,13 @@ def similarity(a: Tensor, b: Tensor, *, data_range: float, k1: float, k2: float)
     mean_a, mean_b = mean_a + centre, mean_b + centre
     c1, c2 = (k1 * data_range) ** 2, (k2 * data_range) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
-    return luminance * (2 * shared + c2) / (spread + c2)
+    return luminance, (2 * shared + c2) / (spread + c2)
+
+
+def similarity(a: Tensor, b: Tensor, *, data_range: float, k1: float, k2: float) -> Tensor:
+    """The SSIM of each window: (B, C, H, W) twice, of one floating dtype, to (B, C, H - 10, W - 10)."""
+    luminance, contrast = terms(a, b, data_range=data_range, k1=k1, k2=k2)
+    return luminance * contrast
 
 
 @dataclass(frozen=True, kw_only=True)
