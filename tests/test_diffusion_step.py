@@ -47,12 +47,17 @@ def alone(shape: tuple[int, ...], **options) -> Tensor:
     return ops.diffusion_step_(torch.full(shape, NAN), None, coefficients=(0.0, 0.0, 1.0), **options)
 
 
-def test_the_normals_are_philox_and_box_muller():
+def test_the_normals_are_philox_and_box_muller(subject: Subject):
     ids = torch.tensor([0, 7, 2**40 + 3, -1])
     for seed, step in ((0, 0), (2**63 + 5, 1), (2**64 - 1, 2**24 - 1)):
-        z = alone((4, 3, 5, 7), seed=seed, step=step, sample_ids=ids)
-        for row, name in zip(z.double().flatten(1).numpy(), ids.tolist(), strict=True):
+        z = torch.full((4, 3, 5, 7), NAN, device=subject.device)
+        options = {"seed": seed, "step": step, "sample_ids": ids, "backend": subject.backend}
+        ops.diffusion_step_(z, None, coefficients=(0.0, 0.0, 1.0), **options)
+        for row, name in zip(z.cpu().double().flatten(1).numpy(), ids.tolist(), strict=True):
             assert np.abs(row - normals(105, seed, step, name)).max() < 2e-6
+
+
+def test_steps_and_ids_count_from_0():
     assert torch.equal(alone((2, 9), seed=4), alone((2, 9), seed=4, step=0, sample_ids=torch.arange(2)))
 
 

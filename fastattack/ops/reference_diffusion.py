@@ -14,12 +14,13 @@ def diffusion_step(
     x: Tensor, eps_hat: Tensor | None, a: Scalar, b: Scalar, c: Scalar, seed: int, step: int, sample_ids: Tensor | None
 ) -> None:
     real = real_dtype(x.dtype)
+
+    def part(coefficient: Scalar, term: Tensor) -> Tensor:
+        """What is taken 0 times is not looked at, so that no NaN comes from it."""
+        share = per_sample(coefficient, x, real)
+        return torch.where(share == 0, 0.0, share * term.to(real))
+
     ids = torch.arange(x.shape[0], device=x.device) if sample_ids is None else sample_ids
     z = sample_normals(x[0].numel(), seed, ids, numbered(STREAM_DIFFUSION, step)).reshape(x.shape)
-    kept, guided, drawn = (
-        torch.where(share == 0, 0.0, share * term.to(real))  # what is taken 0 times is not looked at
-        for share, term in zip(
-            (per_sample(v, x, real) for v in (a, b, c)), (x, x if eps_hat is None else eps_hat, z), strict=True
-        )
-    )
-    x.copy_((kept + guided + drawn).to(x.dtype))
+    moved = part(a, x) + part(b, x if eps_hat is None else eps_hat)
+    x.copy_((moved + part(c, z)).to(x.dtype))
