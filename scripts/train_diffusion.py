@@ -64,7 +64,7 @@ class Trainer:
         self.schedule = Schedule.linear()
         self.shares = torch.tensor((1.0, *self.schedule.alphas_bar), dtype=torch.float64)
         self.step, self.seconds = 0, 0.0
-        names = ("widths", "batch", "patch", "lr", "average", "seed", "minutes", "iterations")
+        names = ("widths", "batch", "patch", "lr", "average", "seed")  # a longer budget may go on from a shorter one
         self.identity: dict[str, Any] = {k: getattr(args, k) for k in names} | {"patches": patches.describe()}
 
     def noised(self, x: Tensor, levels: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:

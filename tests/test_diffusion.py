@@ -96,6 +96,20 @@ def test_no_seam_in_what_each_tile_gets_right(shape: tuple[int, ...]) -> None:
         assert all(s[2] % 4 == 0 and s[3] % 4 == 0 and s[0] <= max(3, shape[0]) for s in seen)
 
 
+def test_tiles_under_inference_mode_and_then_with_autograd() -> None:
+    def tripled(x: Tensor) -> Tensor:
+        return 3 * x
+
+    x = torch.rand(1, 1, 41, 43, dtype=torch.float64)
+    options = {"tile": 32, "overlap": 8, "multiple": 1, "at_once": 2}
+    with torch.inference_mode():
+        blended(tripled, x, **options)
+    leaf = x.clone().requires_grad_()
+    blended(tripled, leaf, **options).sum().backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad, torch.full_like(x, 3.0))
+
+
 def test_a_step_between_tiles_is_blended_without_a_jump() -> None:
     """A prediction that is another constant in each tile: neighbours differ by a ramp's step at most."""
     count = [0]

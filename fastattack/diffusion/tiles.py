@@ -18,7 +18,12 @@ def starts(length: int, tile: int, overlap: int) -> list[int]:
     return [round(k * (length - tile) / (count - 1)) for k in range(count)]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # a copy to the device waits for it
+def _placed(length: int, tile: int, overlap: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept must do for autograd too
+        return weights(length, tile, overlap).to(device, dtype)
+
+
 def weights(length: int, tile: int, overlap: int) -> Tensor:
     """(tiles, tile) float64 weights of an axis: ramps where tiles overlap; over each pixel they sum to 1."""
     begin = starts(length, tile, overlap)
@@ -46,8 +51,7 @@ def blended(
     if tile is None or max(height, width) <= tile:
         return _padded(function, x, multiple)
     rows, columns = starts(height, tile, overlap), starts(width, tile, overlap)
-    down = weights(height, tile, overlap).to(x)
-    across = weights(width, tile, overlap).to(x)
+    down, across = (_placed(length, tile, overlap, x.dtype, x.device) for length in (height, width))
     places = [(i, top, j, left) for i, top in enumerate(rows) for j, left in enumerate(columns)]
     out = torch.zeros_like(x)
     group = max(1, at_once // max(1, len(x)))
