@@ -180,11 +180,11 @@ def train(args: argparse.Namespace) -> None:
 
 
 def picture(args: argparse.Namespace) -> None:
-    """Samples of the finished file, 4 x 8, from noise by all steps of the reverse process."""
+    """Samples of the finished file, 4 x 8, from noise by a hundred steps of the reverse process."""
     from fastattack import diffusion
 
     model = diffusion.load(args.out)
-    samples = diffusion.sample(model, 32, size=args.patch, seed=args.seed)
+    samples = diffusion.sample(model, 32, size=args.patch, steps=100, seed=args.seed)
     rows = [torch.cat(list(row), -1) for row in samples.clamp(0, 1).split(8)]
     sheet = torch.cat(rows, -2)
     save_png(args.picture, sheet.repeat_interleave(2, -1).repeat_interleave(2, -2))
