@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from .attacks import FGSM, PGD, Attack, SimBA, Square
-from .engine import Job, Models, Walk
-from .findings import Finding, Names, Results, Run, Seen, mean, of_look, of_no_limit, of_runs
+from .engine import Job, Models, Schedule, Walk, draws_by_name
+from .engine.combine import losses
+from .findings import Finding, Names, Results, Run, Seen, mean, of_look, of_no_limit, of_runs, of_variants
+from .guard import rows_of
 from .objectives import Objective, mse
 
 
@@ -82,6 +84,10 @@ def strength_check(
     nor with eps, a large eps that does not fool every sample, restarts that matter, a model that gives two answers. No
     warning is no proof: an attack made for the defence may still break it.
 
+    In front of a purified model (`fastattack.Purifier`) the same perturbations are also made blind, on the model alone,
+    and with the other backward passes (BPDA, a surrogate process), and judged by the purified model: the rows show the
+    defence under the blind and the adaptive attacks, and the strongest of these counts.
+
     Cost: about steps (restarts + 2.5) gradients, times eot, and ``queries`` forward passes; 16 samples are enough.
 
     Args:
@@ -110,6 +116,8 @@ def strength_check(
     }  # fmt: skip
     trial = _Trial(model, x, target, mask, eps, common)
     found = of_look(trial.look(), eot) + of_runs(trial.results, trial.run_all(steps, restarts, queries))
+    if others := _variants(model):
+        found.append(of_variants(trial.results, f"{steps} steps", [name for name in others if name != "blind"]))
     if threshold is not None:
         trial.run("no limit", PGD(model, eps=_everything(x, bounds, norm), steps=steps, **common))
         found.append(of_no_limit(trial.results))
@@ -187,7 +195,27 @@ class _Trial:
         self.run(names.restarts, pgd(eps=self.eps, steps=steps, **again), beside=names.many)
         self.run(names.black, black(self.model, eps=self.eps, queries=queries, **self.common))
         self.run(names.larger, pgd(eps=self.eps * 4, steps=steps))
+        for name, other in _variants(self.model).items():
+            self.judge(name, PGD(other, eps=self.eps, steps=steps, **self.common))
         return names
+
+    def judge(self, name: str, attack: Attack) -> None:
+        """Note what the perturbation of an attack on another model does to this one."""
+        adversarial = attack(self.x, self.target, mask=self.mask)
+        schedule = Schedule(steps=1, **{k: self.common[k] for k in ("eot", "seed")})
+        size = self.common["max_batch"] or len(adversarial)
+        parts = [(adversarial[k : k + size], slice(k, k + size)) for k in range(0, len(adversarial), size)]
+        batches = [(part, rows_of(self.target, rows, len(adversarial))) for part, rows in parts]
+        loss = losses(self.model, batches, objective=self.common["objective"], schedule=schedule)
+        sign, threshold = -1.0 if self.common["targeted"] else 1.0, self.common["threshold"]
+        past = torch.zeros(len(loss), dtype=torch.bool) if threshold is None else (loss.cpu() - threshold) * sign > 0
+        self.results.runs[name] = Run(((loss.cpu() - self.results.clean) * sign).clamp(min=0.0), past)
+
+
+def _variants(model: Any) -> Mapping[str, Any]:
+    """Other ways to climb that a defence names (`fastattack.defenses.Purified.variants`)."""
+    found: Mapping[str, Any] = model.variants() if draws_by_name(model) else {}
+    return found
 
 
 def _everything(x: Tensor, bounds: tuple[float, float] | None, norm: str) -> float:

@@ -7,7 +7,7 @@ are read once, at the end (with ``stop``: every few steps).
 from .job import Job
 from .loop import attack
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
-from .source import ENSEMBLES, Ensemble, Model, Models, Moment, Single, Source, View, Wrapped
+from .source import ENSEMBLES, Ensemble, Model, Models, Moment, Single, Source, View, Wrapped, draws_by_name
 from .walk import Rule, Steepest, Walk
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "Walk",
     "Wrapped",
     "attack",
+    "draws_by_name",
 ]

@@ -15,7 +15,7 @@ from ..objectives import Objective
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
 from .schedule import Schedule
-from .source import Ensemble, Models, Moment, Single, Smoothed, Source, View, Viewed
+from .source import Ensemble, Models, Moment, Single, Smoothed, Source, View, Viewed, draws_by_name
 
 PLAIN = Speed()
 
@@ -29,12 +29,12 @@ def members(model: Models) -> list[Any]:
     return [model]
 
 
-def _only_plain(speed: Speed) -> None:
+def _only_plain(speed: Speed, what: str) -> None:
     for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
         if getattr(speed, name) != plain and not (name == "graph" and speed.graph == "auto"):
-            raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
+            raise ValueError(f"{name}: wanted {plain!r} {what}, got {getattr(speed, name)!r}")
     if speed.channels_last:
-        raise ValueError("channels_last: wanted None or False with ensemble='logits', got True")
+        raise ValueError(f"channels_last: wanted None or False {what}, got True")
 
 
 def source_of(
@@ -54,12 +54,14 @@ def source_of(
     """
     models = members(model)
     if len(models) > 1 and ensemble == "logits":  # one graph through all of them
-        _only_plain(speed)
+        _only_plain(speed, "with ensemble='logits'")
         singles = [Single(m) for m in models]
     else:
         once = schedule.steps * schedule.restarts * schedule.eot == 1
         options = {"eval_mode": schedule.eval_mode, "once": once, "exact": exact}
-        singles = [Single(m, fast=Prepared(m, speed, **options)) for m in models]
+        if any(map(draws_by_name, models)):
+            _only_plain(speed, "for a purified model, whose purifier has options of its own")
+        singles = [Single(m, fast=None if draws_by_name(m) else Prepared(m, speed, **options)) for m in models]
     source: Source = singles[0]
     if len(singles) > 1:
         how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)

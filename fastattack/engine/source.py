@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,15 +27,23 @@ ENSEMBLES = ("mean", "max", "min", "softmax", "logits")
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in the walk a gradient is asked for: what random views draw from. ``ids`` (B,) name the samples."""
+    """Where in the walk a gradient is asked for: what random views draw from. ``ids`` (B,) name the samples.
+
+    ``draw`` is a number for models that draw by name (`fastattack.defenses.Purified`): 0 is their noise as it is.
+    """
 
     seed: int
     step: int
     ids: Tensor | None = None
+    draw: int = 0
 
     def named(self, ids: Tensor) -> Moment:
         """The same moment of other samples."""
-        return Moment(self.seed, self.step, ids)
+        return replace(self, ids=ids)
+
+    def drawn(self, draw: int) -> Moment:
+        """The same moment with the numbers of a draw of its own."""
+        return replace(self, draw=self.generator(draw).initial_seed())
 
     def generator(self, draw: int) -> torch.Generator:
         """Numbers that follow from seed, step and draw alone: the same for every micro-batch."""
@@ -101,8 +109,16 @@ def backward(loss_of: Callable[[Tensor], Tensor], at: Tensor, scale: Tensor | No
     return loss.detach(), grad
 
 
+def draws_by_name(model: Model) -> bool:
+    """The model's noise belongs to named samples: ``model.for_samples(ids, draw)`` is the model for them."""
+    return hasattr(model, "for_samples")
+
+
 class Single(Source):
-    """One model. ``fast``: what makes its gradients in reduced precision, another format, from a folded copy."""
+    """One model. ``fast``: what makes its gradients in reduced precision, another format, from a folded copy.
+
+    A model that draws by name is told the samples' names and the draw, so that no micro-batch changes its noise.
+    """
 
     def __init__(self, model: Model, *, fast: Prepared | None = None) -> None:
         self.models = (model,)
@@ -115,11 +131,11 @@ class Single(Source):
 
     @property
     def how(self) -> str:
-        return "" if self.fast is None else self.fast.how
+        return str(getattr(self.model, "how", "")) if self.fast is None else self.fast.how
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         if self.fast is None:
-            return per_sample_loss(self.model, objective, x, target)
+            return per_sample_loss(self._called(moment), objective, x, target)
         return self.fast.value(lambda model, v, t: per_sample_loss(model, objective, v, t), objective, x, target)
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
@@ -127,8 +143,14 @@ class Single(Source):
             return backward(lambda u: per_sample_loss(model, objective, u, t), v, scale)
 
         if self.fast is None:
-            return of(self.model, x, target, None)
+            return of(self._called(moment), x, target, None)
         return self.fast.gradient(of, objective, x, target)
+
+    def _called(self, moment: Moment) -> Model:
+        if not draws_by_name(self.model):
+            return self.model
+        model: Model = self.model.for_samples(moment.ids, moment.draw)  # type: ignore[attr-defined]
+        return model
 
 
 class Ensemble(Source):
@@ -264,14 +286,14 @@ class Viewed(Wrapped):
         losses = []
         for draw in range(self.samples):
             _seed_device(x, moment, draw)
-            losses.append(self.inner.value(x, target, objective, moment).double())
+            losses.append(self.inner.value(x, target, objective, moment.drawn(draw)).double())
         return torch.stack(losses).mean(0)
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         total, loss = torch.zeros_like(x), torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
         for draw in range(self.samples):
             _seed_device(x, moment, draw)
-            here, grad = self._one(x, target, objective, moment, moment.generator(draw))
+            here, grad = self._one(x, target, objective, moment.drawn(draw), moment.generator(draw))
             self.table.accumulate(total, grad, 1.0, 1.0 / self.samples)
             loss = loss + here.double() / self.samples
         return loss, total
