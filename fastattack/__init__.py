@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         fgsm,
         pgd,
     )
-    from .defenses import Purified, Purifier
+    from .defenses import NoiseLevels, Purified, Purifier, select_noise_level
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
     from .evaluate import (
@@ -99,6 +99,7 @@ __all__ = [
     "FeaturePGD",
     "LPIPSAttack",
     "MutualInformation",
+    "NoiseLevels",
     "NoiseStats",
     "NoisyDataset",
     "NonFiniteError",
@@ -132,6 +133,7 @@ __all__ = [
     "ops",
     "pgd",
     "robustness_curve",
+    "select_noise_level",
     "semantic_change",
     "strength_check",
     "tradeoff_curve",
@@ -147,7 +149,7 @@ _NAMES = {
     "adapters": "with_sigma",
     "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM MIGA NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
-    "defenses": "Purified Purifier",
+    "defenses": "NoiseLevels Purified Purifier select_noise_level",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve SemanticChange TradeoffCurve TransferMatrix robustness_curve semantic_change"

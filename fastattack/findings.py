@@ -146,7 +146,16 @@ def of_variants(results: Results, many: str, others: list[str]) -> Finding:
     return _finding(
         "backward pass", flags, f"no other backward pass does better ({', '.join(others)})",
         lambda of: f"another backward pass through the defence reaches more on {of}, {best} the most: attack with "
-        f"gradient={best!r}",
+        f"gradient={best.partition('+')[0]!r}",
+    )  # fmt: skip
+
+
+def of_fresh(results: Results, one: str, averaged: str, eot: int) -> Finding:
+    """In noise that no attack has seen: gradients in known noise, against means over draws."""
+    return _finding(
+        "fresh noise", results.beats(averaged, one, 0.1), f"{one} in known noise does as well in fresh noise as {averaged}",
+        lambda of: f"in noise that the attack does not know, a mean over {eot} draws reaches more on {of}: attack with "
+        f"eot={eot} or more",
     )  # fmt: skip
 
 

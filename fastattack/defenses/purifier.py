@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..diffusion import Diffusion, load
 from ..diffusion.process import Guide, Process
 from ..diffusion.schedule import evenly, require_level
+from ..engine.naming import names_now
 from ..fast.speed import PRECISIONS
 from ..ops import check
 from ..ops.reference_random import STREAM_DRAW, sample_words
@@ -246,8 +247,10 @@ class Purified(nn.Module):
         self.diffusion = purifier.diffusion  # so that .to(device) moves it too
         self.training = getattr(model, "training", False)
 
-    def forward(self, x: Tensor, sample_ids: Tensor | None = None, draw: int = 0) -> Any:
-        return self.model(self.purifier.purify(x, sample_ids=sample_ids, draw=draw))
+    def forward(self, x: Tensor, sample_ids: Tensor | None = None, draw: int | None = None) -> Any:
+        if sample_ids is None and draw is None:
+            sample_ids, draw = names_now()  # what an attack says, also where this is a part of its model
+        return self.model(self.purifier.purify(x, sample_ids=sample_ids, draw=draw or 0))
 
     @property
     def how(self) -> str:
@@ -257,15 +260,6 @@ class Purified(nn.Module):
             options.gradient, f"surrogate of {min(options.surrogate_steps, self.purifier.process.steps)} steps"
         )
         return f"{options.precision}, through a purifier: {kind}"
-
-    def variants(self) -> dict[str, Callable[[Tensor], Any]]:
-        """What an attack on this defence should try beside it, by name: the model alone, other backward passes.
-
-        `fastattack.strength_check` does, and judges each perturbation by this model.
-        """
-        purifier, mine = self.purifier, self.purifier.options.gradient
-        others = {kind: purifier.replaced(gradient=kind)(self.model) for kind in GRADIENTS if kind != mine}
-        return {"blind": self.model, **others}
 
     def for_samples(self, sample_ids: Tensor | None, draw: int) -> Callable[[Tensor], Any]:
         """This model for samples of these names and a draw; attacks call it so (`fastattack.engine.Single`)."""

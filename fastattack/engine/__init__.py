@@ -6,8 +6,9 @@ are read once, at the end (with ``stop``: every few steps).
 
 from .job import Job
 from .loop import attack
+from .naming import draws_by_name
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
-from .source import ENSEMBLES, Ensemble, Model, Models, Moment, Single, Source, View, Wrapped, draws_by_name
+from .source import ENSEMBLES, Ensemble, Model, Models, Moment, Single, Source, View, Wrapped
 from .walk import Rule, Steepest, Walk
 
 __all__ = [

@@ -14,8 +14,9 @@ from ..guard import fresh, left_as_found
 from ..objectives import Objective
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
+from .naming import draws_by_name
 from .schedule import Schedule
-from .source import Ensemble, Models, Moment, Single, Smoothed, Source, View, Viewed, draws_by_name
+from .source import Ensemble, Models, Moment, Single, Smoothed, Source, View, Viewed
 
 PLAIN = Speed()
 
@@ -67,7 +68,7 @@ def source_of(
         how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
         source = Ensemble(singles, how, weights, table)
     if view is not None or schedule.eot > 1:
-        source = Viewed(source, view, schedule.eot, table)
+        source = Viewed(source, view, schedule.eot, table, seed=schedule.seed)
     return source if smooth is None else Smoothed(source, smooth)
 
 
@@ -78,8 +79,12 @@ def losses(
     objective: Objective,
     schedule: Schedule,
     ensemble: str | Sequence[float] = "mean",
+    draw: int = 0,
 ) -> Tensor:
-    """The loss (N,) of each sample, float64, by the models as they are; no gradient, and no random view."""
+    """The loss (N,) of each sample, float64, by the models as they are; no gradient, and no random view.
+
+    ``draw``: which noise a model has that draws by name; with ``schedule.eot`` > 1 it is the mean over so many.
+    """
     found: list[Tensor] = []
     count = 0
     with ExitStack() as stack:
@@ -91,7 +96,7 @@ def losses(
                 source = source_of(model, resolve(x.device, schedule.backend), schedule, ensemble=ensemble)
                 for one in source.models:
                     stack.enter_context(left_as_found(one, x.device, eval_mode=schedule.eval_mode))
-            moment = Moment(schedule.seed, schedule.steps, torch.arange(count, count + len(x), device=x.device))
+            moment = Moment(schedule.seed, schedule.steps, torch.arange(count, count + len(x), device=x.device), draw)
             found.append(source.value(fresh(x), target, objective, moment).double())
             count += len(x)
     return torch.cat(found)
