@@ -153,7 +153,7 @@ def of_variants(results: Results, many: str, others: list[str]) -> Finding:
 def of_fresh(results: Results, one: str, averaged: str, eot: int) -> Finding:
     """In noise that no attack has seen: gradients in known noise, against means over draws."""
     return _finding(
-        "fresh noise", results.beats(averaged, one, 0.1), f"{one} in known noise does as well in fresh noise as {averaged}",
+        "fresh noise", results.beats(averaged, one, 0.1), f"{averaged} does no better in noise that no attack knows",
         lambda of: f"in noise that the attack does not know, a mean over {eot} draws reaches more on {of}: attack with "
         f"eot={eot} or more",
     )  # fmt: skip

@@ -92,7 +92,7 @@ def strength_check(
     nor with eps, a large eps that does not fool every sample, restarts that matter, a model that gives two answers. No
     warning is no proof: an attack made for the defence may still break it.
 
-    In front of a purified model (`fastattack.Purifier`) perturbations are also made blind, on the model alone, with each
+    In front of a purified model (`fastattack.Purifier`) perturbations are also made blind, on the model alone, by each
     backward pass (full, BPDA, a surrogate process) and with EOT, and judged by the purified model: ``report.adaptive``
     has them side by side, and ``report.adaptive.strongest`` is what counts.
 

@@ -185,9 +185,8 @@ def _purifiers(purifier: Purifier, levels: Sequence[float], by: str) -> list[Pur
         whole = purifier.replaced(**{by: value}, steps=None)
         if whole.level in found:
             raise ValueError(f"levels: wanted different levels, got t* = {whole.level} twice ({by} = {value:g})")
-        steps = purifier.options.steps
-        fits = steps is None or not whole.process.steps
-        found[whole.level] = whole if fits else whole.replaced(steps=min(steps, whole.process.steps))
+        steps, room = purifier.options.steps, whole.process.steps
+        found[whole.level] = whole.replaced(steps=min(steps, room)) if steps is not None and room else whole
     return [found[level] for level in sorted(found)]
 
 

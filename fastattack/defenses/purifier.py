@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,7 @@ def _stop(options: _Options, diffusion: Diffusion) -> int:
     return level if diffusion.sigma(level) <= options.output_sigma * (1 + 1e-9) else level - 1
 
 
+@lru_cache(maxsize=1024)
 def seed_of_draw(seed: int, draw: int) -> int:
     """64 bits of Philox: draws have streams of their own."""
     check.whole(draw, "draw", 63)

@@ -153,7 +153,7 @@ class Single(Source):
     def _called(self, moment: Moment) -> Model:
         if not hasattr(self.model, "for_samples"):
             return self.model
-        model: Model = self.model.for_samples(moment.ids, moment.draw)  # type: ignore[attr-defined]
+        model: Model = self.model.for_samples(moment.ids, moment.draw)
         return model
 
 
