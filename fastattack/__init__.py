@@ -57,7 +57,16 @@ if TYPE_CHECKING:
     from .defenses import Purified, Purifier
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
-    from .evaluate import RobustnessCurve, TransferMatrix, robustness_curve, transfer_matrix
+    from .evaluate import (
+        RobustnessCurve,
+        SemanticChange,
+        TradeoffCurve,
+        TransferMatrix,
+        robustness_curve,
+        semantic_change,
+        tradeoff_curve,
+        transfer_matrix,
+    )
     from .information import MutualInformation, mutual_information
     from .ops import BackendUnavailable, NoiseStats, Spectrum, noise_stats, use_backend
     from .sampler import NoisyDataset, TypicalSetSampler
@@ -98,10 +107,12 @@ __all__ = [
     "Purifier",
     "RobustnessCurve",
     "SegPGD",
+    "SemanticChange",
     "SimBA",
     "Spectrum",
     "Square",
     "StrengthReport",
+    "TradeoffCurve",
     "TransferMatrix",
     "TypicalSetSampler",
     "Universal",
@@ -121,7 +132,9 @@ __all__ = [
     "ops",
     "pgd",
     "robustness_curve",
+    "semantic_change",
     "strength_check",
+    "tradeoff_curve",
     "training",
     "transfer_matrix",
     "typical",
@@ -137,7 +150,8 @@ _NAMES = {
     "defenses": "Purified Purifier",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
-    "evaluate": "RobustnessCurve TransferMatrix robustness_curve transfer_matrix",
+    "evaluate": "RobustnessCurve SemanticChange TradeoffCurve TransferMatrix robustness_curve semantic_change"
+    " tradeoff_curve transfer_matrix",
     "information": "MutualInformation mutual_information",
     "ops": "BackendUnavailable NoiseStats Spectrum noise_stats use_backend",
     "sampler": "NoisyDataset TypicalSetSampler",

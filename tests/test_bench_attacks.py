@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import fastattack as fa
-from fastattack.bench import attacks, cases, loops, peers
+from fastattack.bench import attacks, cases, loops, meaning, peers
 from fastattack.bench.attacks import KINDS, attack_trials, trial_of
 from fastattack.bench.cases import case_of
 from fastattack.bench.judge import EXACT, Run
 from fastattack.bench.result import Row
 from fastattack.bench.timing import Pace, measure
+from fastattack.bench.trial import Wrong
 from tests.small_attack import by_hand, small, ways
 
 SHORT = Pace(rounds=1, least=1e-5)
@@ -142,6 +143,23 @@ def test_quick_trials_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         assert trial.operations > 0
 
 
+@pytest.mark.parametrize("name", meaning.NAMES)
+def test_miga_s_trials_are_judged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of("embedded", shared=None, steps=2, size=TINY)
+    trial = meaning.trial_of(name, case)
+    for way in trial.ways:
+        assert trial.judge(way.make()) <= EXACT
+    trial.floor()
+    still = Run(lambda: case.x.clone())
+    with pytest.raises(Wrong, match="reached"):
+        trial.judge(still)
+
+
+def test_ssim_by_hand_is_ours() -> None:
+    a, b = torch.rand(2, 2, 3, 16, 20, generator=torch.Generator().manual_seed(0)).unbind(0)
+    torch.testing.assert_close(meaning.dissimilarity(a, b), fa.objectives.ssim()(a, b), rtol=1e-4, atol=1e-5)
+
+
 def test_operations_of_every_model_are_counted() -> None:
     """DnCNN: 17 convolutions of 3 x 3 there and back."""
     found = {n: attacks.operations(case_of(n, shared=None, steps=1, size=TINY)) for n in cases.NAMES}
@@ -156,7 +174,9 @@ def test_models_are_made_in_turn_and_a_bad_one_does_not_end_it(tmp_path: Path) -
     assert good().case == "PGD embedded"
 
 
-@pytest.mark.parametrize(("only", "count"), [(["resnet"], 2), (["cospgd"], 1), (["apgd", "dncnn"], 2), (["vgg"], 0)])
+@pytest.mark.parametrize(
+    ("only", "count"), [(["resnet"], 2), (["cospgd"], 1), (["apgd", "pgd dncnn"], 2), (["miga"], 2), (["vgg"], 0)]
+)
 def test_cases_are_chosen_by_parts_of_their_names(only: list[str], count: int) -> None:
     assert len(list(attack_trials(device="cpu", quick=True, shared=None, only=only))) == count
 

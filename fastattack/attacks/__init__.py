@@ -8,6 +8,7 @@ from .fab import FAB
 from .gradient import BIM, FGSM, PGD, fgsm, pgd
 from .miga import MIGA
 from .minimal import CW, DDN, FMN
+from .mining import Mining
 from .perceptual import FeaturePGD, LPIPSAttack
 from .simba import SimBA
 from .square import Square
@@ -38,6 +39,7 @@ __all__ = [
     "DenoisingPGD",
     "FeaturePGD",
     "LPIPSAttack",
+    "Mining",
     "ObsAtk",
     "Options",
     "SegPGD",

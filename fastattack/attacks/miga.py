@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from .. import engine
-from ..engine import Model
+from ..engine import Model, Rule, Steepest
 from ..engine.schedule import number_of
 from ..guard import fresh, left_as_found, rows_of
-from ..inputs import check_input
-from ..models.weights import cache_dir
-from ..objectives import Objective, cross_entropy, deviation_target, lpips, ssim
+from ..inputs import check_clean, check_input
+from ..objectives import Objective, cross_entropy, deviation_target
+from ..objectives.named import perceptual_of
 from ..objectives.semantic import Meant, Weight, scheduled, semantic
+from .apgd import MomentumWalk
 from .base import Attack, AttackResult, Options, Unpack
+from .mining import Examples, Mining, Original, features_of, information
 from .pipeline import Pipeline, judge, right
 
-_PERCEPTUAL = "'ssim', 'ms-ssim', 'lpips', a function of two batches of images, or None"
 FEW, SOME = 4, 16
 """A task model that is right on none of the first SOME samples, FEW at least, may want other images."""
 
@@ -31,16 +32,20 @@ class MIGA(Attack):
     """MIGA (arXiv 2503.06966): goes down lambda_mi L_MI + lambda_rec L_rec + lambda_com L_com over |y' - y|_p <= eps.
 
     L_rec = mse + perceptual of D(y') beside D(y) keeps the output clean, L_com the same of y' beside y keeps the input
-    close, and L_MI takes the meaning out of the output. With a ``task`` model T, L_MI is minus its loss on T(D(y')) and
-    the labels, or its loss on the wanted ``target``. Called as attack(noisy, labels), or as attack(noisy) to a target.
-    The paper's objective as this project reads it; images in [0, 1].
+    close, and L_MI takes the meaning out of the output: the paper's objective as read here. Images in [0, 1].
 
-    The best iterate by L is returned. Weights that change with the steps make the L of two steps two functions: then it
-    is the last one.
+    **Known task**: with a ``task`` model T, L_MI is minus its loss on T(D(y')) and the labels, or its loss on the
+    wanted ``target``. Called as attack(noisy, labels), or as attack(noisy) to a target. The steps are APGD's, from y
+    itself, and the best iterate by L is returned.
+
+    **Unknown task**: without, L_MI is an estimate of the information that D(y') has of the clean image (MINE, arXiv
+    1801.04062), by a critic trained beside the attack: see `Mining`. Called as attack(noisy, clean). The estimates of
+    two steps are those of two critics and do not compare, so the steps are plain and the last iterate is returned; the
+    same holds where weights change with the steps.
 
     Args:
         denoiser: called as denoiser(y); one model.
-        task: a differentiable model of what the output is for, called on D(y').
+        task: a differentiable model of what the output is for, called on D(y'); None: unknown.
         eps: radius on the scale of the images; a float or (B,).
         lambda_mi, lambda_rec, lambda_com: weights of the losses: a number >= 0 (0 leaves the loss out), a pair (first,
             last) that is walked in a straight line, or a function of (step, steps).
@@ -50,9 +55,14 @@ class MIGA(Attack):
         lpips_net: "alex", "vgg" or a feature network, see `fastattack.objectives.lpips`.
         task_loss: of (T(D(y')), labels), one for each sample; None means cross_entropy.
         target: what the task model shall say: a class, or a tensor with a row for each sample as task_loss takes it.
-        preserve_noise: keep mean and norm of the noise; needs ``clean=`` in the call.
+        estimator: for an unknown task: "dv", "infonce", "nwj", or a `Mining` with more options.
+        encoder: for an unknown task: a differentiable network that stands for it; the information is then that of its
+            features of D(y') and of the clean image. None: the critic has a convolutional trunk of its own.
+        bank: for an unknown task: (N, C, H, W) more clean images like the attacked ones, that the critic learns from.
+        adaptive: the steps of `fa.APGD`; None: yes where the losses of steps compare and the norm is "linf" or "l2".
+        preserve_noise: keep mean and norm of the noise; with a known task it needs ``clean=`` in the call.
         sigma: standard deviation of the noise on the scale of the images, for the typicality in the result, or None.
-        options: see `fastattack.attacks.base.Options`, without objective, targeted and ensemble.
+        options: see `fastattack.attacks.base.Options`, without objective, targeted and ensemble; ``steps`` is 20.
 
     Raises:
         ValueError, TypeError: an option that cannot be; the message names it.
@@ -66,41 +76,47 @@ class MIGA(Attack):
         *,
         eps: float | Tensor,
         lambda_mi: Weight = 1.0,
-        lambda_rec: Weight = 1.0,
+        lambda_rec: Weight = 10.0,
         lambda_com: Weight = 1.0,
         perceptual: str | Objective | None = "ssim",
         lpips_weights: str | Path | None = None,
         lpips_net: Any = "alex",
         task_loss: Objective | None = None,
         target: int | Tensor | None = None,
+        estimator: str | Mining | None = None,
+        encoder: Callable[[Tensor], Any] | None = None,
+        bank: Tensor | None = None,
+        adaptive: bool | None = None,
         preserve_noise: bool = False,
         sigma: float | Tensor | None = None,
         **options: Unpack[Options],
     ) -> None:
-        _check_model(denoiser, "denoiser")
-        _check_model(task, "task")
-        for name in ("objective", "targeted", "ensemble"):
-            if name in options:
-                hint = "; target= says where to" if name == "targeted" else ""
-                raise TypeError(f"MIGA: {name} has no place here{hint}")
+        for name, model in (("denoiser", denoiser), ("task", task), ("encoder", encoder)):
+            _check_model(model, name)
         weights = (lambda_mi, lambda_rec, lambda_com)
         _check_weights(weights)
-        if task_loss is not None and not callable(task_loss):
-            raise TypeError(f"task_loss: wanted a function of (verdict, labels), got {type(task_loss).__name__}")
-        _check_target(target)
-        base = semantic(
-            task_loss=cross_entropy if task_loss is None else task_loss,
-            perceptual=perceptual_of(perceptual, lpips_weights, lpips_net),
-            towards=target is not None,
+        _check_meaning(task, task_loss, target, estimator, encoder, bank)
+        self.denoiser, self.task, self.encoder, self.bank, self.wanted = denoiser, task, encoder, bank, target
+        self.means = callable(lambda_mi) or lambda_mi != 0
+        constant = all(isinstance(w, (int, float)) for w in weights)
+        mined = self.means and task is None
+        _check_options(options, mined)
+        if mined:
+            self.wrap = estimator if isinstance(estimator, Mining) else Mining(estimator=estimator or "dv")
+        whole = scheduled(
+            base=semantic(
+                task_loss=information if mined else task_loss or cross_entropy,
+                perceptual=perceptual_of(perceptual, lpips_weights, lpips_net),
+                towards=mined or target is not None,
+            ),
+            weights=weights,
         )
-        changing = any(not isinstance(w, (int, float)) for w in weights)
-        whole = scheduled(base=base, weights=weights)
-        self.denoiser, self.task, self.wanted = denoiser, task, target
-        self.uses_task = changing or lambda_mi != 0
-        pipeline = Pipeline(denoiser, task if self.uses_task else None)
+        comparable = constant and not mined
         self.compose(
-            pipeline, options, objective=whole if changing else whole.at(0, 1), eps=eps, steps=20,
-            keep="last" if changing else "best", preserve_noise=preserve_noise, sigma=sigma,
+            Pipeline(denoiser, (task or encoder) if self.means else None), options,
+            rule=_rule(adaptive, comparable, options), objective=whole.at(0, 1) if constant else whole, eps=eps,
+            steps=20, random_start=False, keep="best" if comparable else "last", preserve_noise=preserve_noise,
+            sigma=sigma,
         )  # fmt: skip
 
     def __call__(self, x: Tensor, target: Any = None, **options: Any) -> Tensor:
@@ -112,7 +128,8 @@ class MIGA(Attack):
 
         Args:
             x: (B, C, H, W) float, noisy images.
-            target: what the output shall no longer say: labels (B,), or what task_loss takes; None to a target of MIGA.
+            target: with a task model what it shall no longer say, labels (B,) or what task_loss takes, and None to a
+                target of MIGA; without one the clean images (B, C, H, W).
             options: see `fastattack.attacks.base.Attack.run`.
 
         Raises:
@@ -121,24 +138,32 @@ class MIGA(Attack):
         return super().run(x, target, **options)
 
     def _outcome(self, x: Tensor, target: Any, **options: Any) -> engine.Outcome:
+        check_input(x, self.threat.bounds)
+        if self.task is None and options.get("clean") is None and isinstance(target, Tensor):
+            options["clean"] = target
         return super()._outcome(x, self.meant(x, target), **options)
 
     def meant(self, noisy: Tensor, labels: Any) -> Meant:
         """What the attack on ``noisy`` compares with; the models are left as found."""
-        check_input(noisy, self.threat.bounds)
-        plan = self.schedule
-        meaning = self._meaning(labels, noisy)
-        restored = deviation_target(self.denoiser, noisy, eval_mode=plan.eval_mode, max_batch=plan.max_batch)
-        if self.wanted is None and self.task is not None and self.uses_task:
-            with torch.inference_mode(False), torch.no_grad():
-                few = restored[: min(SOME, plan.max_batch or SOME)]
-                with left_as_found(self.task, few.device, eval_mode=plan.eval_mode):
-                    _warn_if_lost(right(judge(self.task, few), rows_of(meaning, slice(len(few)), len(noisy))))
+        if not self.means:
+            return Meant(fresh(noisy), self._restored(noisy), None)
+        if self.task is None:
+            clean = check_clean(labels, noisy, None)
+            restored = self._restored(noisy)
+            return Meant(fresh(noisy), restored, self._original(noisy, fresh(clean), restored))
+        meaning = self._wanted(labels, noisy)
+        restored = self._restored(noisy)
+        if self.wanted is None:
+            _warn_if_lost(self.task, restored, meaning, self.schedule)
         return Meant(fresh(noisy), restored, meaning)
 
-    def _meaning(self, labels: Any, noisy: Tensor) -> Any:
+    def _restored(self, noisy: Tensor) -> Tensor:
+        plan = self.schedule
+        return deviation_target(self.denoiser, noisy, eval_mode=plan.eval_mode, max_batch=plan.max_batch)
+
+    def _wanted(self, labels: Any, noisy: Tensor) -> Any:
         wanted = labels if self.wanted is None else self.wanted
-        if wanted is None and self.uses_task:
+        if wanted is None:
             raise ValueError("labels: wanted what the task model shall no longer say, or target= in MIGA, got neither")
         if isinstance(wanted, int) and not isinstance(wanted, bool):
             return torch.full((noisy.shape[0],), wanted, device=noisy.device)
@@ -149,8 +174,56 @@ class MIGA(Attack):
             raise ValueError(f"{name}: wanted {noisy.shape[0]} rows, one for each sample, got {tuple(wanted.shape)}")
         return fresh(wanted)
 
+    def _original(self, noisy: Tensor, clean: Tensor, restored: Tensor) -> Original:
+        """The clean images, or their features, among the examples that the critic learns from."""
+        place = torch.arange(len(clean), device=clean.device)
+        if self.bank is None and len(clean) < 2:
+            raise ValueError(
+                "bank: wanted clean images beside a batch of one, since the information needs samples to tell apart, "
+                "got None"
+            )
+        if self.bank is not None:
+            bank = self._bank_like(clean)
+            spread = (noisy - clean).flatten(1).std(1).mean()
+            draw = torch.Generator().manual_seed(self.schedule.seed)
+            noise = torch.randn(bank.shape, generator=draw).to(bank)
+            restored = torch.cat([restored, self._restored(bank + spread * noise)])
+            clean_and_bank = torch.cat([clean, bank])
+        else:
+            clean_and_bank = clean
+        if self.encoder is None:
+            return Original(clean, place, Examples(clean_and_bank, restored))
+        with left_as_found(self.encoder, clean.device, eval_mode=self.schedule.eval_mode):
+            known = features_of(self.encoder, clean_and_bank)
+            return Original(known[: len(clean)], place, Examples(known, features_of(self.encoder, restored)))
 
-def _warn_if_lost(hits: Tensor | None) -> None:
+    def _bank_like(self, clean: Tensor) -> Tensor:
+        assert self.bank is not None
+        if self.bank.shape[1:] != clean.shape[1:]:
+            raise ValueError(
+                f"bank: wanted clean images (N, {', '.join(map(str, clean.shape[1:]))}) like the attacked ones, got "
+                f"{tuple(self.bank.shape)}"
+            )
+        return fresh(self.bank).to(clean)
+
+
+def _rule(adaptive: bool | None, comparable: bool, options: Options) -> Rule:
+    """APGD's steps need losses that compare, and a ball of which they know."""
+    if adaptive is not None and not isinstance(adaptive, bool):
+        raise TypeError(f"adaptive: wanted True, False or None, got {adaptive!r}")
+    fits = comparable and options.get("keep", "best") == "best" and options.get("norm", "linf") in ("linf", "l2")
+    if adaptive and not fits:
+        raise ValueError(
+            "adaptive: wanted False or None where the losses of two steps do not compare (an unknown task, weights "
+            "that change), or with keep='last' or norm='l1', got True"
+        )
+    return MomentumWalk if fits and adaptive is not False else Steepest
+
+
+def _warn_if_lost(task: Callable[[Tensor], Any], restored: Tensor, labels: Any, schedule: engine.Schedule) -> None:
+    few = restored[: min(SOME, schedule.max_batch or SOME)]
+    with torch.inference_mode(False), torch.no_grad(), left_as_found(task, few.device, eval_mode=schedule.eval_mode):
+        hits = right(judge(task, few), rows_of(labels, slice(len(few)), len(restored)))
     if hits is not None and len(hits) >= FEW and not bool(hits.any()):
         warnings.warn(
             f"task: right on none of the first {len(hits)} samples before the attack; does it want images of another "
@@ -160,8 +233,8 @@ def _warn_if_lost(hits: Tensor | None) -> None:
 
 
 def _check_model(model: Any, name: str) -> None:
-    """One model, or for the task none."""
-    if model is None and name == "task":
+    """One model, or none for the task and the encoder."""
+    if model is None and name != "denoiser":
         return
     if not callable(model) or isinstance(model, type):
         raise TypeError(f"{name}: wanted one model, called as {name}(images), got {_told(model)}")
@@ -169,6 +242,21 @@ def _check_model(model: Any, name: str) -> None:
 
 def _told(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def _check_options(options: Options, mined: bool) -> None:
+    for name in ("objective", "targeted", "ensemble"):
+        if name in options:
+            hint = "; target= says where to" if name == "targeted" else ""
+            raise TypeError(f"MIGA: {name} has no place here{hint}")
+    for name, wanted in (("keep", "last"), ("restarts", 1), ("graph", "never")) if mined else ():
+        if options.get(name, wanted) != wanted:
+            raise ValueError(
+                f"{name}: wanted {wanted!r} for an unknown task, whose critic changes from step to step, got "
+                f"{options[name]!r}"  # type: ignore[literal-required]
+            )
+    if mined:
+        options["graph"] = "never"
 
 
 def _check_weights(weights: tuple[Weight, Weight, Weight]) -> None:
@@ -185,29 +273,19 @@ def _check_weights(weights: tuple[Weight, Weight, Weight]) -> None:
         raise ValueError("lambda_mi, lambda_rec, lambda_com: wanted one above 0 at least, got 0 for all")
 
 
-def _check_target(target: Any) -> None:
-    if target is None or (isinstance(target, int) and not isinstance(target, bool)):
-        return
-    if not isinstance(target, Tensor):
+def _check_meaning(task: Any, task_loss: Any, target: Any, estimator: Any, encoder: Any, bank: Any) -> None:
+    """What belongs to a known task, or to an unknown one, and is what it has to be."""
+    known, unknown = (
+        {"task_loss": task_loss, "target": target},
+        {"estimator": estimator, "encoder": encoder, "bank": bank},
+    )
+    for name, value in (known if task is None else unknown).items():
+        if value is not None:
+            place = "without a task model" if task is None else "beside a task model"
+            raise TypeError(f"{name}: wanted None {place}, got {_told(value)}")
+    if task_loss is not None and not callable(task_loss):
+        raise TypeError(f"task_loss: wanted a function of (verdict, labels), got {_told(task_loss)}")
+    if target is not None and (isinstance(target, bool) or not isinstance(target, (int, Tensor))):
         raise TypeError(f"target: wanted a class, a tensor with a row for each sample, or None, got {_told(target)}")
-
-
-def perceptual_of(kind: str | Objective | None, weights: str | Path | None, net: Any) -> Objective | None:
-    """The perceptual distance that is meant; never another one in its place."""
-    if weights is not None and kind != "lpips":
-        raise ValueError(f"lpips_weights: wanted None where perceptual is not 'lpips', got {str(weights)!r}")
-    if kind is None or (callable(kind) and not isinstance(kind, type)):
-        return kind
-    if kind == "ssim":
-        return ssim()
-    if kind != "lpips":
-        raise ValueError(f"perceptual: wanted {_PERCEPTUAL}, got {kind!r}")
-    if weights is None:
-        name = net if isinstance(net, str) else "alex"
-        weights = cache_dir() / f"lpips_{name}.pth"
-        if not weights.is_file():
-            raise FileNotFoundError(
-                f"lpips_weights: wanted the file of LPIPS's linear layers ({name}.pth of its version 0.1) here or as "
-                f"{weights}, where there is none; perceptual='ssim' needs no weights"
-            )
-    return lpips(weights, net=net)
+    if bank is not None and not (isinstance(bank, Tensor) and bank.is_floating_point()):
+        raise TypeError(f"bank: wanted a float tensor of clean images (N, C, H, W), got {_told(bank)}")

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .. import attacks as fa
 from ..fast.precision import bf16_units
-from . import cases, loops, peers
+from . import cases, loops, meaning, peers
 from .cases import Case
 from .judge import EXACT, REDUCED, Judge, Run
 from .machine import check_device
@@ -89,7 +89,16 @@ KINDS: dict[str, Kind] = {
     "CosPGD": Kind(cases.dense, cospgd, LOOPS, loops.pgd_compiled, LOW, peers.COSPGD),
 }  # fmt: skip
 QUICK = ("PGD embedded", "PGD resnet18")
-FULL = ("PGD dncnn", "PGD ffdnet", "PGD n2n", "PGD ecndnet", "PGD resnet18", "APGD resnet18", "CosPGD n2n")
+FULL = (
+    "PGD dncnn",
+    "PGD ffdnet",
+    "PGD n2n",
+    "PGD ecndnet",
+    "PGD resnet18",
+    "APGD resnet18",
+    "CosPGD n2n",
+    *meaning.NAMES,
+)
 NAMES = ("PGD embedded", *FULL)
 
 
@@ -127,6 +136,8 @@ def attack_trials(
 
 def trial_called(name: str, case_of: Callable[[str], Case], *, compile: bool) -> Trial:
     kind_name, _, model = name.partition(" ")
+    if name in meaning.NAMES:
+        return meaning.trial_of(name, case_of(model))
     kind = KINDS[kind_name]
     return trial_of(name, kind, kind.prepare(case_of(model)), compile=compile)
 

@@ -2,6 +2,7 @@
 
 from .bootstrap import Bootstrap, Estimate
 from .matrix import TransferMatrix
+from .semantic import SemanticChange, TradeoffCurve, semantic_change, tradeoff_curve
 from .statistics import attack_statistics
 from .transfer import RobustnessCurve, robustness_curve, transfer_matrix
 
@@ -9,8 +10,12 @@ __all__ = [
     "Bootstrap",
     "Estimate",
     "RobustnessCurve",
+    "SemanticChange",
+    "TradeoffCurve",
     "TransferMatrix",
     "attack_statistics",
     "robustness_curve",
+    "semantic_change",
+    "tradeoff_curve",
     "transfer_matrix",
 ]

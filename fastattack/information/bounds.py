@@ -50,7 +50,7 @@ class MovingAverage:
 
 
 def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
-    """mean_i T(x_i, z_i) - log mean_ij exp T(x_j, z_i): Donsker and Varadhan's bound (arXiv 1801.04062, eq. 5), ().
+    """mean_i T(x_i, z_i) - log mean_ij exp T(x_j, z_i): Donsker and Varadhan's bound (arXiv 1801.04062, theorem 1), ().
 
     Its logarithm is of a mean over the batch, so the gradient of a small batch is biased: `donsker_varadhan_moving`.
 
@@ -105,16 +105,21 @@ def infonce_each(joint: Tensor, marginal: Tensor) -> Tensor:
 
 
 def nwj(joint: Tensor, marginal: Tensor) -> Tensor:
-    """The mean of `nwj_each`, (): the bound of Nguyen, Wainwright and Jordan (arXiv 1905.06922, eq. 4), also the
+    """The mean of `nwj_each`, (): the bound of Nguyen, Wainwright and Jordan (in arXiv 1905.06922), also the
     f-divergence bound of the Kullback-Leibler divergence (arXiv 1606.00709). Unbiased, but of large variance.
     """
     return nwj_each(joint, marginal).mean()
 
 
 def nwj_each(joint: Tensor, marginal: Tensor) -> Tensor:
-    """T(x_i, z_i) - mean_j exp(T(x_j, z_i) - 1) of each sample, (B,)."""
+    """T(x_i, z_i) - mean_j exp(T(x_j, z_i) - 1) of each sample, (B,); -inf where the mean is too large to be held.
+
+    Its gradient stays finite there: of a mean beyond e^20 it has the direction, with the length of e^20.
+    """
     joint, marginal = _scores(joint, marginal)
-    return joint - (marginal - 1).exp().mean(1)
+    log_mean = torch.logsumexp(marginal, 1) - (math.log(marginal.shape[1]) + 1)
+    slope = log_mean.detach().clamp(max=20).exp() * log_mean
+    return joint - (log_mean.detach().exp() + (slope - slope.detach()))
 
 
 Bound = Callable[[Tensor, Tensor], Tensor]

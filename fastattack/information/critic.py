@@ -30,6 +30,8 @@ class Critic:
         lr: of Adam.
         rate: of the moving average, for "dv".
         bank: samples of X for the marginal pairs; without one, `learn` takes the others of the batch.
+        limit: `learn` sees a score T as limit tanh(T / limit). Few pairs can be told apart with certainty, and without
+            a limit "dv" and "nwj" then raise the scores for ever. None: no limit. `each` reads T itself, also a bound.
 
     Raises:
         TypeError, ValueError: an argument that does not fit; the message names it.
@@ -43,9 +45,13 @@ class Critic:
         lr: float = 1e-3,
         rate: float = 0.01,
         bank: MemoryBank | Tensor | None = None,
+        limit: float | None = None,
     ) -> None:
         self.estimator = bounds.require_estimator(estimator)
         require_positive(lr, "lr")
+        if limit is not None:
+            require_positive(limit, "limit")
+        self.limit = limit
         self.average = MovingAverage(rate)
         self.network = network
         self.bank = MemoryBank(bank) if isinstance(bank, Tensor) else bank
@@ -68,7 +74,7 @@ class Critic:
             TypeError, ValueError: an argument that does not fit; the message names it.
         """
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(z.device.type, enabled=False):
-            joint, marginal = self._scores(fresh(x), fresh(z), own)
+            joint, marginal = map(self._limited, self._scores(fresh(x), fresh(z), own))
             if self.estimator == "dv":
                 value, self.average = bounds.donsker_varadhan_moving(joint, marginal, self.average)
             else:
@@ -98,6 +104,9 @@ class Critic:
             )
         with frozen(self.network), torch.autocast(z.device.type, enabled=False):
             return bounds.EACH[self.estimator](*self._beside(x, z, held, own))
+
+    def _limited(self, scores: Tensor) -> Tensor:
+        return scores if self.limit is None else self.limit * torch.tanh(scores / self.limit)
 
     def _scores(self, x: Tensor, z: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         require_paired(x, z)

@@ -15,7 +15,7 @@ class ImageEncoder(nn.Module):
     """Images (B, 1 or 3, H, W), H and W >= 8, to features (B, features).
 
     Three convolutions of stride 2 and means over a 4 x 4 grid of regions, so that any size fits and the place of things
-    still counts. About 19 million multiplications for 128 x 128 pixels, where DnCNN-17 has 9 thousand million.
+    still counts. About 10 million multiplications for 128 x 128 grey pixels, where DnCNN-17 has 9 thousand million.
 
     Args:
         channels: 1 or 3.

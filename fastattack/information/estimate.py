@@ -19,7 +19,8 @@ from .critic import Critic, require_paired
 from .network import StatisticsNetwork, require_whole
 
 _BLOCK = 512  # held-out pairs that are scored beside each other at once
-_LOOKS = 20  # at the pairs that choose, on the way
+_LOOKS = 10  # at the pairs that choose, on the way
+_SEEN = 2048  # of them at most, in a look
 
 Encoder = Callable[[Tensor], Any]
 Pairs = tuple[Tensor, Tensor]
@@ -131,6 +132,7 @@ def evaluate(network: StatisticsNetwork, x: Tensor, z: Tensor, *, estimator: str
     Args:
         x, z: (M, ...) each, M >= 2.
     """
+    require_paired(x, z)
     values, parts = [], []
     for table in _tables(network, x, z):
         value, part = bounds.influence(estimator, table.double())
@@ -172,6 +174,7 @@ def _train(
 ) -> tuple[tuple[Moment, ...], int]:
     """Trains the critic, and leaves it as it was at the best look: the curve, and the step of that look."""
     x, z = pairs
+    choosing = choosing[0][:_SEEN], choosing[1][:_SEEN]
     some = x[: len(choosing[0])], z[: len(choosing[0])]
     looks = {math.ceil(steps * k / _LOOKS) for k in range(_LOOKS + 1)}
     batches = _batches(len(x), min(batch, len(x)), generator, x.device)
@@ -183,10 +186,8 @@ def _train(
             critic.learn(x[rows], z[rows], lr=lr * (1 + math.cos(math.pi * (step - 1) / steps)) / 2)
         if step in looks:
             curve.append(Moment(step, _look(critic, *some), _look(critic, *choosing)))
-            if not math.isfinite(sum(curve[-1])):
-                raise NonFiniteError(
-                    f"mutual_information: the critic's scores were not finite by step {step}; lower lr"
-                )
+            if any(map(math.isnan, curve[-1])):  # -inf is a bad critic, which is not chosen
+                raise NonFiniteError(f"mutual_information: a NaN in the critic's scores by step {step}; lower lr")
             if curve[-1].choosing > best.choosing:
                 best, kept = curve[-1], copy.deepcopy(critic.network.state_dict())
     critic.network.load_state_dict(kept)

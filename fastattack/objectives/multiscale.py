@@ -28,11 +28,16 @@ def weights_of(scales: Any) -> tuple[float, ...]:
     return tuple(w / sum(WEIGHTS[:scales]) for w in WEIGHTS[:scales])
 
 
+def most_scales(shape: Sequence[int]) -> int:
+    """How many of the five scales fit images (B, C, H, W); 0 where not even one does."""
+    return min((min(shape[2:]) // WINDOW).bit_length(), len(WEIGHTS)) if len(shape) == 4 else 0
+
+
 def check_size(name: str, shape: Sequence[int], scales: int) -> None:
     """Whether a window fits at the coarsest scale of images (B, C, H, W)."""
     least = WINDOW << scales - 1
     if len(shape) != 4 or min(shape[2:]) < least:
-        fit = (min(shape[2:]) // WINDOW).bit_length() if len(shape) == 4 else 0
+        fit = most_scales(shape)
         hint = f"; scales={fit} fits" if fit else ""
         raise ValueError(
             f"{name}: wanted images (B, C, H, W) of {least} x {least} at least for ms_ssim at {scales} "

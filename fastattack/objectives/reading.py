@@ -14,7 +14,7 @@ from .classify import IGNORED, LabelRange, logits_of
 
 @dataclass(frozen=True, kw_only=True)
 class ctc:
-    """-log P(text) of each sample: connectionist temporal classification (Graves et al., ICML 2006), by torch's ctc_loss.
+    """-log P(text) of each sample: connectionist temporal classification (Graves et al., ICML 2006), by torch.
 
     The model's output is logits (or log-probabilities) (B, classes, T), classes second as everywhere here and T places
     from left to right: what torch calls (T, B, classes) is wanted as ``output.permute(1, 2, 0)``. All T places count.
