@@ -14,7 +14,7 @@ def frechet_distance(a: Tensor, b: Tensor, *, shrinkage: float = 0.0) -> float:
 
     What is called FID where the features are Inception's (Heusel et al., arXiv 1706.08500, equation 6), in float64.
     tr (S_a S_b)^(1/2) is the sum of the singular values of R_a R_b^T, where S = R^T R comes from a QR decomposition of
-    the centred features: no covariance is formed and no root is taken of a product, which costs half of the digits.
+    the centred features: no root is taken of a product, which costs half of the digits where features are dependent.
 
     Args:
         shrinkage: share s in [0, 1] of each covariance that becomes tr(S)/d times the identity, S <- (1 - s) S +
