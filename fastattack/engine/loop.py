@@ -61,8 +61,8 @@ def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
 
 
 def _exact(job: Job, walk: Walk) -> bool:
-    """Every iterate is judged by the model as it is: a success in reduced precision alone is none."""
-    return job.source.reduced and (walk.tells_success or job.schedule.stop == "success")
+    """Every iterate is judged by the model as it is: a success in reduced precision, or in other noise, is none."""
+    return job.source.redraws or (job.source.reduced and (walk.tells_success or job.schedule.stop == "success"))
 
 
 def _settle(job: Job, walk: Walk, restart: int) -> None:
