@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check -q
+# Without bytecode: what is imported is compiled then, and most never is.
+INSTALL := $(BIN)/pip --disable-pip-version-check -q install --no-compile -c constraints.txt
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
 .PHONY: demo test bench smoke lint wheel clean
@@ -11,7 +12,7 @@ demo: $(VENV)/built
 	$(BIN)/fastattack attack --out out/demo --overwrite
 
 test: $(VENV)/built
-	$(BIN)/python -m pytest -n 2 --benchmark-disable tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --benchmark-disable tests
 
 bench: $(VENV)/built
 	$(BIN)/fastattack bench --out out/bench --overwrite
@@ -28,17 +29,25 @@ lint: $(VENV)/built
 wheel: $(VENV)/built
 	bash scripts/check_wheel.sh $(BIN)/python
 
-# torch by itself and first: whatever depends on it then finds it there. torchattacks without what it asks for: torchvision,
-# which brings another torch, and an old requests.
 $(VENV)/tools: constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt torch==2.13.0
-	$(PIP) install -c constraints.txt setuptools wheel cmake ninja pybind11
+	$(INSTALL) setuptools wheel cmake ninja pybind11
 	touch $@
 
-$(VENV)/built: $(VENV)/tools $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
-	$(PIP) install -c constraints.txt --no-deps torchattacks
+# torch by itself and first: whatever depends on it then finds it there. torchattacks without what it asks for: torchvision,
+# which brings another torch, and an old requests.
+$(VENV)/torch: $(VENV)/tools
+	$(INSTALL) torch==2.13.0
+	touch $@
+
+# The kernels need nothing of that: with -j they are compiled meanwhile, into the folder of the editable install.
+$(VENV)/kernels: $(VENV)/tools $(SOURCES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" FASTATTACK_BUILD=build $(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+$(VENV)/built: $(VENV)/torch $(VENV)/kernels
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(INSTALL) --no-build-isolation -e '.[dev]'
+	$(INSTALL) --no-deps torchattacks
 	touch $@
 
 clean:

@@ -1,5 +1,5 @@
-"""Triton's interpreter without the work that it repeats: at every call of a function by a kernel it looks through all
-of triton.language for what is to be replaced, though once for each launch is enough. It was nine tenths of the time."""
+"""Triton's interpreter without the work that it repeats: at every launch, and at every call of a function by a kernel,
+it looks through all of triton.language for what is to be replaced. Once is enough where all kernels are interpreted."""
 
 from __future__ import annotations
 
@@ -8,29 +8,35 @@ from typing import Any
 
 
 def quicken() -> None:
-    """Functions that a kernel calls run at once, after the first of their module; another Triton is left alone."""
+    """What the interpreter replaces in triton.language stays replaced; another Triton is left alone."""
     try:
         from triton.runtime import interpreter
     except ImportError:
         return
-    if not all(hasattr(interpreter, name) for name in ("GridExecutor", "InterpretedFunction", "_patch_lang", "tl")):
+    if not all(hasattr(interpreter, name) for name in ("_LangPatchScope", "_patch_lang", "_get_np_dtype", "tl")):
         return
-    executor, function, patch = interpreter.GridExecutor, interpreter.InterpretedFunction, interpreter._patch_lang
-    launch, languages = executor.__call__, (interpreter.tl, interpreter.tl.core)
-    seen: set[tuple[int, ...]] = set()
+    patch, numpy_type, languages = (
+        interpreter._patch_lang,
+        interpreter._get_np_dtype,
+        (interpreter.tl, interpreter.tl.core),
+    )
+    done: set[tuple[int, ...]] = set()
     keys: dict[Any, tuple[int, ...]] = {}
+    types: dict[str, Any] = {}
 
-    def launched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        seen.clear()  # what a launch has replaced is put back at its end
-        return launch(self, *args, **kwargs)
+    def patched_once(fn: Any) -> Any:
+        if fn not in keys:
+            values = fn.__globals__.values()
+            keys[fn] = tuple(id(v) for v in values if inspect.ismodule(v) and v in languages)
+        if keys[fn] not in done:
+            patch(fn)
+            done.add(keys[fn])
+        return interpreter._LangPatchScope()  # puts nothing back
 
-    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.fn not in keys:
-            values = self.fn.__globals__.values()
-            keys[self.fn] = tuple(id(v) for v in values if inspect.ismodule(v) and v in languages)
-        if keys[self.fn] not in seen:
-            patch(self.fn)
-            seen.add(keys[self.fn])
-        return self.rewrite()(*args, **kwargs)
+    def type_once(dtype: Any) -> Any:
+        name = dtype.scalar.name
+        if name not in types:
+            types[name] = numpy_type(dtype)
+        return types[name]
 
-    executor.__call__, function.__call__ = launched, called
+    interpreter._patch_lang, interpreter._get_np_dtype = patched_once, type_once

@@ -33,6 +33,11 @@ class Subject:
         """Every fourth from ``first`` for Triton's interpreter, where a call of dozens of launches takes a second."""
         return items[first % 4 :: 4] if self.name == "triton-interpreted" else items
 
+    def turns(self, items: Sequence[Item], turn: int) -> Sequence[Item]:
+        """One of them in its turn for Triton's interpreter. Where the turn is layout + type it meets every pair of
+        layout and type, layout and item, type and item; the other backends meet every triple."""
+        return [items[turn % len(items)]] if self.name == "triton-interpreted" else items
+
     @property
     def slow(self) -> bool:
         """Interpreted or emulated: small images only."""

@@ -53,17 +53,18 @@ def real_of(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("bounds", [None, (0.1, 0.8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_backend_is_the_definition(subject: Subject, norm, bounds, dtype):
-    for _, case in all_images(dtype, subject.device):
+    for number, (_, case) in enumerate(all_images(dtype, subject.device)):
         if subject.slow and case.adv.numel() > 200:
             continue
         batch = case.adv.shape[0]
         per_sample = 0.1 * torch.rand(batch, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         scale = 1.0 if norm == "linf" else 5.0
-        for eps, step, momentum in (
+        every = (
             (scale * EPS, scale * STEP, 0.75),
             (scale * EPS, -scale * STEP, 0.3),
             (scale * per_sample, scale * per_sample, 1 - 3 * per_sample),
-        ):
+        )
+        for eps, step, momentum in subject.turns(every, number + DTYPES.index(dtype) + (bounds is None)):
             previous, adv = before(case), case.adv.clone()
             want = numpy_step(adv, previous, case.grad, case.origin, norm, eps, step, momentum, bounds)
             options: dict[str, Any] = {"eps": eps, "step": step, "momentum": momentum, "bounds": bounds}
@@ -79,7 +80,7 @@ def test_every_backend_is_the_definition(subject: Subject, norm, bounds, dtype):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_backends_agree_with_the_reference(subject: Subject, norm, dtype):
     g = torch.Generator().manual_seed(1)
-    for kind, case in all_images(dtype, subject.device):
+    for number, (kind, case) in enumerate(all_images(dtype, subject.device)):
         if subject.slow and case.adv.numel() > (4000 if kind == "channels_last" and dtype is torch.float32 else 500):
             continue
         batch = case.adv.shape[0]
@@ -88,12 +89,13 @@ def test_backends_agree_with_the_reference(subject: Subject, norm, dtype):
         steps = (scale * 0.02 * torch.randn(batch, generator=g)).to(subject.device)
         weights = torch.where(torch.rand(batch, generator=g) < 0.4, 1.0, torch.rand(batch, generator=g))
         mask = (torch.rand(case.adv.shape[-1:], generator=g) < 0.7).to(subject.device)
-        for options in (
+        every = (
             {"eps": scale * EPS, "step": scale * STEP},
             {"eps": scale * EPS, "step": -scale * STEP, "bounds": (0.0, 1.0)},
             {"eps": many, "step": steps, "momentum": weights.to(subject.device)},
             {"eps": scale * EPS, "step": scale * STEP, "mask": mask},
-        ):
+        )
+        for options in subject.turns(every, number + DTYPES.index(dtype)):
             results = []
             for backend in ("reference", subject.backend):
                 adv, previous = case.fresh(kind), before(case, kind)

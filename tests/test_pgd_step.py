@@ -48,18 +48,19 @@ def test_the_reference_is_the_definition(norm, bounds, dtype):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_backends_agree_with_the_reference(subject: Subject, norm, dtype):
     g = torch.Generator().manual_seed(1)
-    for kind, case in all_images(dtype, subject.device):
+    for number, (kind, case) in enumerate(all_images(dtype, subject.device)):
         batch = case.adv.shape[0]
         scale = 1.0 if norm == "linf" else 5.0
         many = (scale * 0.05 * torch.rand(batch, generator=g)).to(subject.device)
         steps = 0.01 * torch.randn(batch, generator=g).to(subject.device)
         mask = (torch.rand(case.adv.shape[-1:], generator=g) < 0.7).to(subject.device)
-        for options in (
+        every = (
             {"eps": scale * EPS, "step": STEP},
             {"eps": scale * EPS, "step": -STEP, "bounds": (0.0, 1.0)},
             {"eps": many, "step": steps},
             {"eps": scale * EPS, "step": STEP, "mask": mask},
-        ):
+        )
+        for options in subject.turns(every, number + DTYPES.index(dtype)):
             want = case.fresh(kind)
             ops.pgd_step_(want, case.grad, case.origin, norm=norm, backend="reference", **options)
             got = case.fresh(kind)

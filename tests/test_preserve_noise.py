@@ -43,7 +43,7 @@ def errors(adv, origin, clean):
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_mean_and_norm_are_kept_inside_the_ball(subject: Subject, norm, attack):
-    for eps255 in (1, 3, 5, 8):
+    for eps255 in subject.turns((1, 8, 3, 5), ATTACKS.index(attack) + (norm == "l2")):
         eps = eps255 / 255
         shape = (2, 1, 24, 25) if subject.slow else (3, 1, 64, 65)
         clean, origin, adv = (t.to(subject.device) for t in noisy_case(shape, eps, attack, seed=eps255))
@@ -62,6 +62,9 @@ def test_mean_and_norm_are_kept_inside_the_ball(subject: Subject, norm, attack):
 def test_backends_agree_with_the_reference(subject: Subject, norm, dtype):
     g = torch.Generator().manual_seed(1)
     for number, (kind, case) in enumerate(all_images(dtype, subject.device)):
+        half = subject.name == "triton-interpreted" and dtype is not torch.float32
+        if half and (number + DTYPES.index(dtype)) % 2:
+            continue  # slow: dozens of launches each
         many = (0.01 + 0.03 * torch.rand(case.adv.shape[0], generator=g)).to(subject.device)
         for eps in (5 / 255, many)[number % 2 :: 2] if subject.name == "triton-interpreted" else (5 / 255, many):
             want, got = case.fresh(kind), case.fresh(kind)

@@ -16,10 +16,11 @@ from tests.subjects import Subject
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_backends_agree_with_the_reference(subject: Subject, norm, dtype):
     g = torch.Generator().manual_seed(1)
-    for kind, case in all_images(dtype, subject.device):
+    for number, (kind, case) in enumerate(all_images(dtype, subject.device)):
         many = (0.2 * torch.rand(case.adv.shape[0], generator=g)).to(subject.device)
         mask = (torch.rand(case.adv.shape, generator=g) < 0.6).to(subject.device)
-        for options in ({"eps": 0.01}, {"eps": 0.05, "bounds": (0.0, 1.0)}, {"eps": many}, {"eps": 0.01, "mask": mask}):
+        every = ({"eps": 0.01}, {"eps": 0.05, "bounds": (0.0, 1.0)}, {"eps": many}, {"eps": 0.01, "mask": mask})
+        for options in subject.turns(every, number + DTYPES.index(dtype)):
             want, got = case.fresh(kind), case.fresh(kind)
             ops.project_(want, case.origin, norm=norm, backend="reference", **options)
             assert ops.project_(got, case.origin, norm=norm, backend=subject.backend, **options) is got

@@ -30,13 +30,14 @@ def test_philox_gives_the_published_vectors(counter, key, want):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_same_bits_on_every_backend(subject: Subject, norm, dtype):
-    for shape, kind in LAYOUTS:
+    for number, (shape, kind) in enumerate(LAYOUTS):
         origin = as_format(
             torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(subject.device, dtype), kind
         )
         ids = torch.arange(shape[0], device=subject.device) * (2**33 + 1) + 5
         eps = 0.01 + 0.1 * torch.arange(shape[0], device=subject.device)
-        for options in ({"eps": 0.05, "seed": 3}, {"eps": eps, "seed": 2**64 - 1, "sample_ids": ids, "bounds": (0, 1)}):
+        every = ({"eps": 0.05, "seed": 3}, {"eps": eps, "seed": 2**64 - 1, "sample_ids": ids, "bounds": (0, 1)})
+        for options in subject.turns(every, number + DTYPES.index(dtype)):
             want = torch.full_like(origin, float("nan"))
             got = as_format(want, kind)
             ops.random_start_(want, origin, norm=norm, backend="reference", **options)

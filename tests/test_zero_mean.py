@@ -67,7 +67,7 @@ def test_the_reference_is_the_definition(alone, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backends_agree_with_the_reference(subject: Subject, dtype):
     g = torch.Generator().manual_seed(1)
-    for kind, case in all_images(dtype, subject.device):
+    for number, (kind, case) in enumerate(all_images(dtype, subject.device)):
         batch = case.adv.shape[0]
         many = (0.2 * torch.rand(batch, generator=g)).to(subject.device)
         steps = (0.05 * torch.randn(batch, generator=g)).to(subject.device)
@@ -76,7 +76,7 @@ def test_backends_agree_with_the_reference(subject: Subject, dtype):
             {"eps": 0.1, "step": STEP}, {"eps": many, "step": steps}, {"eps": many}, {"eps": 5.0, "step": -STEP},
             {"eps": 5.0}, {"eps": 0.05},
         )  # fmt: skip
-        for options in every[:3] if subject.slow else every:
+        for options in subject.turns(every[:3] if subject.slow else every, number + DTYPES.index(dtype)):
             want, got = case.fresh(kind), case.fresh(kind)
             call = (grad, case.origin) if "step" in options else (case.origin,)
             op = ops.zero_mean_step_ if "step" in options else ops.project_zero_mean_
@@ -89,9 +89,9 @@ def test_backends_agree_with_the_reference(subject: Subject, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("eps", [0.05, 0.3, 100.0])
 def test_inside_the_ball_with_a_mean_of_zero(subject: Subject, dtype, eps):
-    for shape, kind in LAYOUTS[3:8]:
+    for number, (shape, kind) in enumerate(LAYOUTS[3:8]):
         case = images(shape, kind, dtype, subject.device)
-        for step in (0.5, -0.01, 0.0):
+        for step in subject.turns((0.5, -0.01, 0.0), number + DTYPES.index(dtype)):
             adv = case.fresh(kind)
             ops.zero_mean_step_(adv, case.grad + 1e-3, case.origin, eps=eps, step=step, backend=subject.backend)
             assert (deltas(adv, case.origin).norm(dim=1) <= eps).all()
@@ -112,9 +112,9 @@ def test_how_near_to_zero_the_mean_of_an_attack_is(subject: Subject):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_point_of_the_set_stays_to_the_bit(subject: Subject, dtype):
-    for shape, kind in LAYOUTS[:8]:
+    for number, (shape, kind) in enumerate(LAYOUTS[:8]):
         case = images(shape, kind, dtype, subject.device)
-        for eps in (0.05, 10.0):
+        for eps in subject.turns((0.05, 10.0), number + DTYPES.index(dtype)):
             once = ops.project_zero_mean_(case.fresh(kind), case.origin, eps=eps, backend=subject.backend)
             twice = ops.project_zero_mean_(once.clone(), case.origin, eps=eps, backend=subject.backend)
             assert torch.equal(once, twice), f"{case.label} {eps}"

@@ -1,7 +1,9 @@
-"""Compiles csrc/cuda with g++ against cuda_shim.h into .cache/host, once for each state of the sources."""
+"""Compiles csrc/cuda with g++ against cuda_shim.h into .cache/host, once for each state of the sources and for all
+processes: who comes second waits."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -57,11 +59,18 @@ def build() -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _make(target)
+    return target
+
+
+def _make(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as made:
         folder = Path(made)
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(lambda s: compile_one(s, folder), sources()))
         linked = folder / target.name
         subprocess.run([compiler() or "g++", "-shared", *map(str, objects), "-o", str(linked)], check=True)
-        linked.replace(target)  # in one step: another test process may be doing the same
-    return target
+        linked.replace(target)  # in one step: a build that is killed leaves nothing
