@@ -8,7 +8,20 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import attacks, evaluate, information, metrics, models, objectives, ops, training, typical, views
+    from . import (
+        attacks,
+        defenses,
+        diffusion,
+        evaluate,
+        information,
+        metrics,
+        models,
+        objectives,
+        ops,
+        training,
+        typical,
+        views,
+    )
     from .adapters import with_sigma
     from .attacks import (
         APGD,
@@ -41,6 +54,7 @@ if TYPE_CHECKING:
         fgsm,
         pgd,
     )
+    from .defenses import NoiseLevels, Purified, Purifier, select_noise_level
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
     from .evaluate import (
@@ -85,10 +99,13 @@ __all__ = [
     "FeaturePGD",
     "LPIPSAttack",
     "MutualInformation",
+    "NoiseLevels",
     "NoiseStats",
     "NoisyDataset",
     "NonFiniteError",
     "ObsAtk",
+    "Purified",
+    "Purifier",
     "RobustnessCurve",
     "SegPGD",
     "SemanticChange",
@@ -102,7 +119,9 @@ __all__ = [
     "Universal",
     "attack_each",
     "attacks",
+    "defenses",
     "denoising_pgd",
+    "diffusion",
     "evaluate",
     "fgsm",
     "information",
@@ -114,6 +133,7 @@ __all__ = [
     "ops",
     "pgd",
     "robustness_curve",
+    "select_noise_level",
     "semantic_change",
     "strength_check",
     "tradeoff_curve",
@@ -129,6 +149,7 @@ _NAMES = {
     "adapters": "with_sigma",
     "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM MIGA NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
+    "defenses": "NoiseLevels Purified Purifier select_noise_level",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve SemanticChange TradeoffCurve TransferMatrix robustness_curve semantic_change"

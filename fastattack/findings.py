@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 FEW = 0.1
@@ -136,6 +137,26 @@ def of_runs(results: Results, names: Names) -> list[Finding]:
             lambda of: f"four times the eps raises the loss no further on {of}: masked gradients",
         ),
     ]  # fmt: skip
+
+
+def of_variants(results: Results, many: str, others: list[str]) -> Finding:
+    """Other backward passes through a defence, against its own."""
+    flags = torch.stack([results.beats(name, many, 0.1) for name in others]).any(0)
+    best = max(others, key=lambda name: results.runs[name].rise.mean().item())
+    return _finding(
+        "backward pass", flags, f"no other backward pass does better ({', '.join(others)})",
+        lambda of: f"another backward pass through the defence reaches more on {of}, {best} the most: attack with "
+        f"gradient={best.partition('+')[0]!r}",
+    )  # fmt: skip
+
+
+def of_fresh(results: Results, one: str, averaged: str, eot: int) -> Finding:
+    """In noise that no attack has seen: gradients in known noise, against means over draws."""
+    return _finding(
+        "fresh noise", results.beats(averaged, one, 0.1), f"{averaged} does no better in noise that no attack knows",
+        lambda of: f"in noise that the attack does not know, a mean over {eot} draws reaches more on {of}: attack with "
+        f"eot={eot} or more",
+    )  # fmt: skip
 
 
 def of_no_limit(results: Results) -> Finding:

@@ -30,20 +30,32 @@ def check_input(origin: Any, bounds: tuple[float, float] | None) -> None:
         raise ValueError(f"input: wanted values inside bounds {bounds}, got {low:g} to {high:g}")
 
 
-def check_target(target: Any) -> None:
+def check_target(target: Any, name: str = "target") -> None:
     """Finite, where it is a tensor of floats."""
     if isinstance(target, Tensor) and target.is_floating_point() and not bool(target.isfinite().all()):
-        raise ValueError("target: wanted finite numbers, got NaN or infinity")
+        raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity")
 
 
-def check_clean(target: Any, origin: Tensor, mask: Tensor | None) -> Tensor:
+def check_clean(target: Any, origin: Tensor, mask: Tensor | None, name: str = "target") -> Tensor:
     """The clean images that preserve_noise needs: like the input, and without a mask beside them."""
     if mask is not None:
         raise ValueError("mask: wanted None with preserve_noise=True (the projection moves every pixel)")
     if not isinstance(target, Tensor):
-        raise TypeError(f"target: wanted the clean images with preserve_noise=True, got {type(target).__name__}")
-    check.require_alike("the input", origin, ("target", target))
+        raise TypeError(f"{name}: wanted the clean images with preserve_noise=True, got {type(target).__name__}")
+    check.require_alike("the input", origin, (name, target))
     return target
+
+
+def clean_of(clean: Any, target: Any, origin: Tensor, mask: Tensor | None, threat: Threat) -> Tensor | None:
+    """The images beside which the noise is preserved; None where it is not."""
+    if clean is not None:
+        if not isinstance(clean, Tensor):
+            raise TypeError(f"clean: wanted a tensor like the input, or None, got {type(clean).__name__}")
+        check_clean(clean, origin, mask if threat.preserve_noise else None, "clean")
+        check_target(clean, "clean")
+    if not threat.preserve_noise:
+        return None
+    return check_clean(target, origin, mask) if clean is None else clean
 
 
 def check_start(start: Any, origin: Tensor) -> None:

@@ -31,14 +31,14 @@ _WITHOUT_A_STEP = ("fgsm", "square")
 _IN_ONE_STEP, _FROM_THE_INPUT = ("fgsm",), ("fgsm", "bim", "mi-fgsm", "ni-fgsm")
 
 
+Row = dict[str, Any]
+"""What a report says of an image: figures and words by name."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class JobConfig:
-    """What to attack, with what, on which images. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale.
+class CommonConfig:
+    """What every job is told. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale."""
 
-    steps=None and norm=None become those of the attack: 10 and "linf", one step for fgsm, "l2" for obsatk.
-    """
-
-    attack: str = "denoising-pgd"
     sigma: float = 25.0
     eps: float = 5 / 255
     steps: int | None = None
@@ -52,11 +52,29 @@ class JobConfig:
     backend: str = "auto"
     precision: str = "fp32"
 
+    def check_scales(self) -> None:
+        """Raises ValueError where a length is on the wrong scale."""
+        if not 0 < self.sigma <= 255:
+            raise ValueError(f"sigma: wanted a noise level on the 0-255 scale, 0 < sigma <= 255, got {self.sigma:g}")
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(
+                f"eps: wanted a radius for images in [0, 1], such as 5/255, got {self.eps:g} (sigma alone is on the "
+                "0-255 scale)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig(CommonConfig):
+    """What to attack, with what, on which images. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale.
+
+    steps=None and norm=None become those of the attack: 10 and "linf", one step for fgsm, "l2" for obsatk.
+    """
+
+    attack: str = "denoising-pgd"
+
     def __post_init__(self) -> None:
         if self.attack not in ATTACKS:
             raise ValueError(f"attack: wanted one of {', '.join(ATTACKS)}, got {self.attack!r}")
-        if not 0 < self.sigma <= 255:
-            raise ValueError(f"sigma: wanted a noise level on the 0-255 scale, 0 < sigma <= 255, got {self.sigma:g}")
         if self.attack in _IN_ONE_STEP and self.steps not in (None, 1):
             raise ValueError(f"steps: wanted none for {self.attack}, which takes one, got {self.steps}")
         if self.attack in _WITHOUT_A_STEP and self.step is not None:
@@ -67,18 +85,14 @@ class JobConfig:
             object.__setattr__(self, "steps", 1 if self.attack in _IN_ONE_STEP else 10)
         if self.norm is None:
             object.__setattr__(self, "norm", "l2" if self.attack == "obsatk" else "linf")
-        if self.norm == "linf" and self.eps > 1:
-            raise ValueError(
-                f"eps: wanted a radius for images in [0, 1], such as 5/255, got {self.eps:g} (sigma alone is on the "
-                "0-255 scale)"
-            )
+        self.check_scales()
 
 
 @dataclass(frozen=True)
 class ImageResult:
     """One image: tensors (C, H, W) and the row of the report."""
 
-    row: dict[str, str | float]
+    row: Row
     clean: Tensor = field(repr=False)
     noisy: Tensor = field(repr=False)
     attacked: Tensor = field(repr=False)
@@ -146,41 +160,59 @@ def batches_of(shapes: Iterable[Hashable], size: int) -> Iterator[list[int]]:
             yield indices[first : first + size]
 
 
-def run_job(
-    model: Model,
-    images: list[tuple[str, Tensor]],
-    config: JobConfig,
-    progress: Callable[[int, Progress], None] | None = None,
-) -> Iterator[ImageResult]:
-    """Attack each image; results come batch by batch. ``progress`` gets (images in the batch, engine progress)."""
-    attack = build_attack(model, config)
+Watch = Callable[[int, Progress], None]
+"""Told (images in the batch, the engine's progress) after each gradient."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size that are attacked together: tensors (B, C, H, W), and which of all images they are."""
+
+    indices: list[int]
+    names: list[str]
+    clean: Tensor = field(repr=False)
+    noisy: Tensor = field(repr=False)
+    denoised: Tensor = field(repr=False)
+
+    def how(self, progress: Watch | None) -> dict[str, Any]:
+        """Options of `Attack.run`: by what its samples are known, and who hears of the progress."""
+        shown = None if progress is None else (lambda p: progress(len(self.names), p))
+        return {"sample_ids": torch.tensor(self.indices), "progress": shown}
+
+
+def noisy_batches(model: Model, images: list[tuple[str, Tensor]], config: CommonConfig) -> Iterator[Batch]:
+    """The images with noise, and what the model makes of them, batch by batch."""
     for indices in batches_of((image.shape for _, image in images), config.max_batch):
         clean = torch.stack([images[i][1] for i in indices])
         noisy = torch.stack([add_noise(images[i][1], config.sigma, config.seed, i) for i in indices])
         clean, noisy = clean.to(config.device), noisy.to(config.device)
-        size = len(indices)
-        shown = None if progress is None else (lambda p, size=size: progress(size, p))
         with torch.no_grad():
             denoised = model(noisy)
-        found = attack.run(noisy, clean, sample_ids=torch.tensor(indices), progress=shown)
-        with torch.no_grad():
-            denoised_attacked = model(found.adversarial)
-        rows = _rows([images[i][0] for i in indices], clean, noisy, denoised, found, denoised_attacked, config)
-        tensors = (clean, noisy, found.adversarial, denoised, denoised_attacked)
-        for k, row in enumerate(rows):
-            yield ImageResult(row, *(t[k].cpu() for t in tensors))
+        yield Batch(indices, [images[i][0] for i in indices], clean, noisy, denoised)
 
 
-def _rows(
-    names: list[str],
-    clean: Tensor,
-    noisy: Tensor,
-    denoised: Tensor,
-    found: AttackResult,
-    denoised_attacked: Tensor,
-    config: JobConfig,
-) -> list[dict[str, str | float]]:
+def results_of(model: Model, batch: Batch, found: AttackResult, config: CommonConfig) -> list[ImageResult]:
+    """What the report says of each image of an attacked batch."""
+    with torch.no_grad():
+        denoised_attacked = model(found.adversarial)
+    tensors = (batch.clean, batch.noisy, found.adversarial, batch.denoised, denoised_attacked)
+    rows = _rows(batch, found, denoised_attacked, config)
+    return [ImageResult(row, *(t[k].cpu() for t in tensors)) for k, row in enumerate(rows)]
+
+
+def run_job(
+    model: Model, images: list[tuple[str, Tensor]], config: JobConfig, progress: Watch | None = None
+) -> Iterator[ImageResult]:
+    """Attack each image; results come batch by batch."""
+    attack = build_attack(model, config)
+    for batch in noisy_batches(model, images, config):
+        found = attack.run(batch.noisy, batch.clean, **batch.how(progress))
+        yield from results_of(model, batch, found, config)
+
+
+def _rows(batch: Batch, found: AttackResult, denoised_attacked: Tensor, config: CommonConfig) -> list[Row]:
     """The figures of the report, in float64."""
+    clean, noisy, denoised = batch.clean, batch.noisy, batch.denoised
     x, y, adv = clean.double(), noisy.double(), found.adversarial.double()
     before, after, delta = y - x, adv - x, adv - y
     sigma = config.sigma / 255
@@ -197,10 +229,10 @@ def _rows(
         "best_step": found.best_step,
     }
     lists = {name: values.tolist() for name, values in columns.items()}
-    return [{"name": name, **{key: values[k] for key, values in lists.items()}} for k, name in enumerate(names)]
+    return [{"name": name, **{key: values[k] for key, values in lists.items()}} for k, name in enumerate(batch.names)]
 
 
-def summarise(rows: list[dict[str, str | float]]) -> dict[str, float]:
+def summarise(rows: list[Row]) -> dict[str, float]:
     """Means over the images, and psnr_drop = mean(psnr_denoised - psnr_attacked)."""
     keys = [key for key in rows[0] if key not in ("name", "best_step")]
     means = {key: sum(float(row[key]) for row in rows) / len(rows) for key in keys}

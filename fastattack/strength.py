@@ -12,9 +12,15 @@ import torch
 from torch import Tensor
 
 from .attacks import FGSM, PGD, Attack, SimBA, Square
-from .engine import Job, Models, Walk
-from .findings import Finding, Names, Results, Run, Seen, mean, of_look, of_no_limit, of_runs
+from .defenses import AdaptiveReport, Purified, adaptive_check
+from .defenses.purifier import GRADIENTS
+from .engine import Job, Models, Schedule, Walk
+from .engine.combine import losses
+from .findings import Finding, Names, Results, Run, Seen, mean, of_fresh, of_look, of_no_limit, of_runs, of_variants
+from .guard import rows_of
 from .objectives import Objective, mse
+
+EOT = 4  # draws for each gradient, where a purified model is attacked with one by the caller's own choice
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,14 @@ class StrengthReport:
             (fell, for targeted attacks), at least 0, as the input itself is allowed.
         fooled: for each attack the share of samples past ``threshold``; empty without one.
         seconds: wall-clock time.
+        adaptive: in front of a purified model the blind and the adaptive attacks side by side, with the strongest.
     """
 
     findings: tuple[Finding, ...]
     rises: Mapping[str, Tensor]
     fooled: Mapping[str, float]
     seconds: float
+    adaptive: AdaptiveReport | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -51,6 +59,8 @@ class StrengthReport:
             fooled = f"  fooled {self.fooled[name]:4.0%}" if name in self.fooled else ""
             lines.append(f"{name:{wide}}  {rise.median().item():11.4g}  {rise.min().item():11.4g}{fooled}")
         lines += ["", *(f"{'WARNING' if f.warns else 'ok':7}  {f.name}: {f.text}" for f in self.findings), ""]
+        if self.adaptive is not None:
+            lines += [str(self.adaptive), ""]
         signs = len(self.warnings)
         lines.append(f"{signs} sign{'s' * (signs != 1)} of a weak attack." if signs else "No sign of a weak attack.")
         return "\n".join(lines)
@@ -82,7 +92,12 @@ def strength_check(
     nor with eps, a large eps that does not fool every sample, restarts that matter, a model that gives two answers. No
     warning is no proof: an attack made for the defence may still break it.
 
-    Cost: about steps (restarts + 2.5) gradients, times eot, and ``queries`` forward passes; 16 samples are enough.
+    In front of a purified model (`fastattack.Purifier`) perturbations are also made blind, on the model alone, by each
+    backward pass (full, BPDA, a surrogate process) and with EOT, and judged by the purified model: ``report.adaptive``
+    has them side by side, and ``report.adaptive.strongest`` is what counts.
+
+    Cost: about steps (restarts + 2.5) gradients, times eot, and ``queries`` forward passes; 16 samples are enough. A
+    purified model costs 8 steps more (3 eot + 1 with eot).
 
     Args:
         model, x, target, eps, objective, norm, bounds, targeted, mask, eot, seed, max_batch: as for `PGD`; norm is
@@ -110,13 +125,16 @@ def strength_check(
     }  # fmt: skip
     trial = _Trial(model, x, target, mask, eps, common)
     found = of_look(trial.look(), eot) + of_runs(trial.results, trial.run_all(steps, restarts, queries))
+    adaptive = trial.adapt(steps) if isinstance(model, Purified) else None
+    if adaptive is not None:
+        found += trial.of_adaptive(adaptive, f"{steps} steps")
     if threshold is not None:
         trial.run("no limit", PGD(model, eps=_everything(x, bounds, norm), steps=steps, **common))
         found.append(of_no_limit(trial.results))
     runs = trial.results.runs
     fooled = {} if threshold is None else {name: mean(run.fooled) for name, run in runs.items()}
     rises = {name: run.rise for name, run in runs.items()}
-    return StrengthReport(tuple(found), rises, fooled, time.perf_counter() - began)
+    return StrengthReport(tuple(found), rises, fooled, time.perf_counter() - began, adaptive)
 
 
 class _Look(Walk):
@@ -188,6 +206,42 @@ class _Trial:
         self.run(names.black, black(self.model, eps=self.eps, queries=queries, **self.common))
         self.run(names.larger, pgd(eps=self.eps * 4, steps=steps))
         return names
+
+    def adapt(self, steps: int) -> AdaptiveReport:
+        """The attacks that know of a purifier, or know nothing of it; what they reach is noted under their names."""
+        assert isinstance(self.model, Purified)
+        kind, eot = self.model.purifier.options.gradient, self.common["eot"]
+        ways = ["blind", *(f"{k}+eot" for k in GRADIENTS)] if eot > 1 else ["blind", *GRADIENTS, f"{kind}+eot"]
+        found = adaptive_check(
+            self.model, self.x, self.target, eps=self.eps, mask=self.mask, steps=steps, ways=ways,
+            **self.common | {"eot": eot if eot > 1 else EOT},
+        )  # fmt: skip
+        for row in found.rows:
+            self.judge(row.name, row.adversarial)
+        return found
+
+    def of_adaptive(self, report: AdaptiveReport, many: str) -> list[Finding]:
+        """Whether another backward pass does better, and in noise that no attack has seen an average over draws."""
+        kind, averaged = self.model.purifier.options.gradient, self.common["eot"] > 1  # type: ignore[union-attr]
+        found = [of_variants(self.results, many, [f"{k}+eot" if averaged else k for k in GRADIENTS if k != kind])]
+        if not averaged:
+            fresh = Results(report.clean.fresh)
+            for row in report.rows:
+                past = torch.zeros(len(row.fresh)) if row.fooled is None else row.fooled
+                fresh.runs[row.name] = Run(report.rise(row).clamp(min=0.0), past == 1)
+            found.append(of_fresh(fresh, kind, f"{kind}+eot", EOT))
+        return found
+
+    def judge(self, name: str, adversarial: Tensor) -> None:
+        """Note what the perturbation of an attack on another model does to this one."""
+        schedule = Schedule(steps=1, **{k: self.common[k] for k in ("eot", "seed")})
+        size = self.common["max_batch"] or len(adversarial)
+        parts = [(adversarial[k : k + size], slice(k, k + size)) for k in range(0, len(adversarial), size)]
+        batches = [(part, rows_of(self.target, rows, len(adversarial))) for part, rows in parts]
+        loss = losses(self.model, batches, objective=self.common["objective"], schedule=schedule)
+        sign, threshold = -1.0 if self.common["targeted"] else 1.0, self.common["threshold"]
+        past = torch.zeros(len(loss), dtype=torch.bool) if threshold is None else (loss.cpu() - threshold) * sign > 0
+        self.results.runs[name] = Run(((loss.cpu() - self.results.clean) * sign).clamp(min=0.0), past)
 
 
 def _everything(x: Tensor, bounds: tuple[float, float] | None, norm: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastattack as fa
-from fastattack.images import save_png
+from fastattack.images import read_image, save_png
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SIZE = (64, 96)  # six tiles; of the two images that are trained on, two batches an epoch
@@ -165,3 +166,20 @@ def test_a_training_loop_written_for_torchattacks(capsys):
     assert robust["clean"] > 0.8
     assert robust["attacked"] > plain["attacked"] + 0.2
     assert capsys.readouterr().out.count("on attacked ones") == 2
+
+
+def test_digits_as_a_task(tmp_path: Path) -> None:
+    """The images are those that the labels name, and the classifier knows digits that it did not learn from."""
+    pytest.importorskip("sklearn")
+    example = load("digits_task")
+    example.main(["--out", str(tmp_path), "--count", "40"])
+    labels = json.loads((tmp_path / "labels.json").read_text())
+    images = torch.stack([read_image(tmp_path / f"{name}.png", 1) for name in labels])
+    before = torch.get_rng_state()
+    model = example.classifier()
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.no_grad():
+        hits = model(images).argmax(1) == torch.tensor(list(labels.values()))
+    assert hits.sum() >= 32
+    with pytest.raises(ValueError, match="32 x 32"):
+        model(torch.zeros(1, 1, 28, 28))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastattack as fa
+from fastattack.objectives import cross_entropy
 from fastattack.objectives.semantic import Meant, semantic, weight_at
 
 
@@ -65,7 +66,7 @@ def _loss_by_hand(
 def test_the_loss_is_the_three_terms(weights: tuple[float, float, float]) -> None:
     denoiser, task, noisy, labels = _case()
     names = dict(zip(("lambda_mi", "lambda_rec", "lambda_com"), weights, strict=True))
-    attack = fa.MIGA(denoiser, task, eps=0.1, steps=3, perceptual=None, **names)
+    attack = fa.MIGA(denoiser, task, eps=0.1, steps=3, perceptual=None, task_loss=cross_entropy, **names)
     found = attack.run(noisy, labels)
     want = -_loss_by_hand(denoiser, task, noisy, found.adversarial, labels, weights)
     np.testing.assert_allclose(found.loss.numpy(), want, rtol=1e-5, atol=1e-6)
@@ -105,7 +106,8 @@ def test_it_turns_the_meaning_and_reaches_a_target() -> None:
 
 def test_a_target_s_loss_by_hand() -> None:
     denoiser, task, noisy, labels = _case()
-    found = fa.MIGA(denoiser, task, eps=0.1, steps=3, perceptual=None, target=(labels + 1) % 5).run(noisy)
+    options: dict[str, Any] = {"eps": 0.1, "steps": 3, "perceptual": None, "task_loss": cross_entropy}
+    found = fa.MIGA(denoiser, task, target=(labels + 1) % 5, **options).run(noisy)
     want = -_loss_by_hand(denoiser, task, noisy, found.adversarial, (labels + 1) % 5, (1, 10, 1), towards=True)
     np.testing.assert_allclose(found.loss.numpy(), want, rtol=1e-5, atol=1e-6)
 
@@ -126,7 +128,9 @@ def test_micro_batches_chunks_and_ensembles_of_draws_change_nothing() -> None:
     options: dict[str, Any] = {"eps": 0.1, "steps": 4, "perceptual": None}
     whole = fa.MIGA(denoiser, task, **options)(noisy, labels)
     for more in ({"max_batch": 4}, {"chunk": 2}):
-        torch.testing.assert_close(fa.MIGA(denoiser, task, **options, **more)(noisy, labels), whole, rtol=0, atol=0)
+        found = fa.MIGA(denoiser, task, **options, **more).run(noisy, labels)
+        torch.testing.assert_close(found.adversarial, whole, rtol=0, atol=0)
+        assert ("2 samples at a time" in found.how) == ("chunk" in more)
 
 
 def test_a_view_moves_the_images_that_are_compared() -> None:
@@ -156,7 +160,7 @@ def test_weights_walk_along_the_steps(weight: Any) -> None:
     assert [weight_at(weight, step, 5) for step in range(5)] == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert weight_at(2, 3, 5) == 2.0
     denoiser, task, noisy, labels = _case()
-    attack = fa.MIGA(denoiser, task, eps=0.1, steps=5, lambda_rec=weight, perceptual=None)
+    attack = fa.MIGA(denoiser, task, eps=0.1, steps=5, lambda_rec=weight, perceptual=None, task_loss=cross_entropy)
     found = attack.run(noisy, labels)
     want = -_loss_by_hand(denoiser, task, noisy, found.adversarial, labels, (1.0, 4.0, 1.0))
     np.testing.assert_allclose(found.loss.numpy(), want, rtol=1e-5, atol=1e-6)
@@ -173,7 +177,7 @@ def test_preserve_noise_with_the_clean_images() -> None:
     torch.testing.assert_close(after.flatten(1).norm(dim=1), before.flatten(1).norm(dim=1), rtol=1e-4, atol=0)
     torch.testing.assert_close(after.flatten(1).mean(1), before.flatten(1).mean(1), rtol=0, atol=1e-5)
     assert found.noise_before is not None
-    with pytest.raises(TypeError, match="target: wanted the clean images"):
+    with pytest.raises(TypeError, match="clean: wanted the clean images with preserve_noise=True, got None"):
         fa.MIGA(denoiser, task, eps=0.05, preserve_noise=True, perceptual=None).run(noisy, [1] * 6)
 
 
@@ -254,3 +258,34 @@ def test_a_task_that_is_never_right_is_pointed_at() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attack(noisy, labels)
+
+
+def test_a_task_that_is_sure_is_moved_all_the_same() -> None:
+    """Logits ten times as far apart: the entropy has no slope left at the input, the margin of the default has."""
+    denoiser, task, noisy, labels = _case()
+    with torch.no_grad():
+        task.weight.mul_(30)
+    options: dict[str, Any] = {"eps": 0.02, "steps": 10, "perceptual": None, "lambda_rec": 3000.0}
+    entropy = fa.MIGA(denoiser, task, task_loss=cross_entropy, **options)(noisy, labels)
+    margin = fa.MIGA(denoiser, task, **options)(noisy, labels)
+    moved = [(adv != noisy).flatten(1).any(1) for adv in (entropy, margin)]
+    assert not bool(moved[0].all())
+    assert bool(moved[1].all())
+
+
+@pytest.mark.parametrize("target", [None, 1])
+def test_a_segmenter_is_a_task_like_any_other(target: int | None) -> None:
+    """Two classes at every pixel: brighter or darker than a half."""
+
+    class Segmenter(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.cat((0.5 - z, z - 0.5), 1) * 4
+
+    noisy = torch.full((3, 1, 12, 12), 0.45)
+    noisy[..., :6] = 0.55
+    segmenter = Segmenter()
+    labels = segmenter(noisy).argmax(1)
+    wanted = None if target is None else torch.full_like(labels, target)
+    attack = fa.MIGA(nn.Identity(), segmenter, eps=0.1, lambda_rec=1.0, perceptual=None, target=wanted)
+    said = segmenter(attack(noisy, None if wanted is not None else labels)).argmax(1)
+    assert bool((said == wanted).all()) if wanted is not None else not bool((said == labels).any())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import fastattack as fa
 from fastattack.attacks import Mining
+from fastattack.attacks.mining import Mined
 
 
 class LeftMean(nn.Module):
@@ -80,11 +81,20 @@ def test_the_critic_learns_on_what_the_attack_makes() -> None:
     assert not torch.equal(fixed.run(noisy, clean).loss, moving.run(noisy, clean).loss)
 
 
-def test_micro_batches_have_one_critic_each_and_the_bank_of_all() -> None:
+def test_micro_batches_have_one_critic_each_and_the_bank_of_all(monkeypatch: Any) -> None:
+    begun = []
+    begin = Mined._begin
+
+    def counted(self: Mined, meaning: Any, moment: Any) -> Any:
+        begun.append((len(meaning.clean), meaning.place.tolist(), len(meaning.examples.clean)))
+        return begin(self, meaning, moment)
+
+    monkeypatch.setattr(Mined, "_begin", counted)
     clean = _images(6, 0)
     noisy = clean + 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
     attack = fa.MIGA(nn.Identity(), eps=0.1, steps=2, encoder=LeftMean(), perceptual=None, max_batch=1)
     assert bool(((attack(noisy, clean) - noisy).abs() <= 0.1).all())
+    assert begun == [(1, [place], 6) for place in range(6)]
 
 
 def test_models_are_left_as_found() -> None:
@@ -116,7 +126,12 @@ def test_without_the_information_neither_critic_nor_clean_images_are_wanted() ->
         ({"target": 3}, 4, TypeError, "target: wanted None without a task model"),
         ({"task_loss": fa.objectives.mse}, 4, TypeError, "task_loss: wanted None without a task model"),
         ({"task": nn.Flatten(), "encoder": nn.Flatten()}, 4, TypeError, "encoder: wanted None beside a task model"),
-        ({"encoder": lambda z: z.flatten(1).detach()}, 4, ValueError, "task: wanted a differentiable model"),
+        (
+            {"encoder": lambda z: z.flatten(1).detach()},
+            4,
+            ValueError,
+            "encoder: wanted a differentiable .*without gradient$",
+        ),
         ({"encoder": lambda z: z.sum()}, 4, ValueError, "encoder: wanted float features .4, ....,"),
     ],
 )

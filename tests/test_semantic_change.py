@@ -131,3 +131,27 @@ def test_bad_input(options: dict[str, Any], words: str) -> None:
     arguments = {"task": Halves(), "noisy": noisy, "adversarial": turned, **options}
     with pytest.raises(ValueError, match=words):
         fa.semantic_change(Darker(), **arguments)
+
+
+def test_no_model_sees_more_than_max_batch() -> None:
+    noisy, turned = _pair()
+    sizes = []
+
+    def encoder(z: Tensor) -> Tensor:
+        sizes.append(len(z))
+        return z.mean((1, 2))
+
+    part = fa.semantic_change(Darker(), None, noisy, turned, encoder=encoder, max_batch=3)
+    assert max(sizes) == 3
+    whole = fa.semantic_change(Darker(), None, noisy, turned, encoder=encoder)
+    assert part.semantic is not None
+    assert whole.semantic is not None
+    torch.testing.assert_close(part.semantic, whole.semantic)
+
+
+@pytest.mark.parametrize("name", ["denoiser", "task"])
+def test_a_model_that_gives_no_tensor_is_named(name: str) -> None:
+    noisy, turned = _pair()
+    models: dict[str, Any] = {"denoiser": Darker(), "task": Halves(), name: lambda z: [z]}
+    with pytest.raises(ValueError, match=f"^{name}: wanted a tensor .2, .... as output, got list"):
+        fa.semantic_change(noisy=noisy, adversarial=turned, max_batch=2, **models)

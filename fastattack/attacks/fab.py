@@ -116,7 +116,7 @@ class Boundaries(Source):
 
     def __init__(self, inner: Source, table: Backend, *, norm: str) -> None:
         self.inner, self.dual = inner, DUALS[norm]
-        self.models, self.faithful = inner.models, inner.faithful
+        self.models, self.faithful, self.redraws = inner.models, inner.faithful, inner.redraws
         self.margin = cw_margin()
 
     @property
@@ -140,7 +140,7 @@ class Boundaries(Source):
             nearest, loss = torch.where(closer, distance, nearest), torch.where(closer, here, loss)
             chosen = torch.where(closer[:, None], pair, chosen)
             torch.where(closer.reshape(-1, *[1] * (x.dim() - 1)), grad, slope, out=slope)
-        if self.inner.reduced:
+        if self.inner.reduced or self.inner.redraws:
             loss = self.inner.value(x, chosen, logit_difference, moment)
         return loss, slope
 
@@ -200,7 +200,7 @@ class BoundaryWalk(SmallestWalk):
     def learn(self, step: int, loss: Tensor, grad: Tensor | None) -> None:
         assert grad is not None, "a walk that needs gradients gets them"
         job = self.job
-        if job.source.reduced:  # the boundary is where the model as it is has it: only the slope may be rough
+        if job.source.reduced or job.source.redraws:  # the boundary is where the judge has it: only the slope is rough
             loss = job.value(self.adv, step, self.restart)
         here, origin = self.adv.flatten(1).double(), job.origin.flatten(1).double()
         normal = (self.free(grad).flatten(1).double() * job.sign).nan_to_num(0.0)  # `watch` tells of what is not finite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +12,14 @@ from torch import Tensor
 
 from .. import engine
 from ..engine import Model, Rule, Steepest
-from ..engine.schedule import number_of
 from ..guard import fresh, left_as_found, rows_of
-from ..inputs import check_clean, check_input
-from ..objectives import Objective, cross_entropy, deviation_target
+from ..inputs import check_clean, check_input, check_target
+from ..objectives import Objective, cw_margin, deviation_target
 from ..objectives.named import perceptual_of
 from ..objectives.semantic import Meant, Weight, scheduled, semantic
 from .apgd import MomentumWalk
 from .base import Attack, AttackResult, Options, Unpack
+from .miga_checks import check_meaning, check_model, check_options, check_weights
 from .mining import Examples, Mining, Original, features_of, information
 from .pipeline import Pipeline, judge, right
 
@@ -53,8 +52,10 @@ class MIGA(Attack):
             gives one distance for each sample, or None.
         lpips_weights: file of LPIPS's linear layers; None means lpips_alex.pth (or _vgg) in $FASTATTACK_CACHE.
         lpips_net: "alex", "vgg" or a feature network, see `fastattack.objectives.lpips`.
-        task_loss: of (T(D(y')), labels), one for each sample; None means cross_entropy.
-        target: what the task model shall say: a class, or a tensor with a row for each sample as task_loss takes it.
+        task_loss: of (T(D(y')), labels), one for each sample. None means cw_margin(kappa=1): the paper's cross_entropy
+            has no slope where the task model is sure, and what does not pay for L_rec at first stays where it is.
+        target: what the task model shall say: a class, or a tensor with a row for each sample as task_loss takes it;
+            labels in the call are not looked at then.
         estimator: for an unknown task: "dv", "infonce", "nwj", or a `Mining` with more options.
         encoder: for an unknown task: a differentiable network that stands for it; the information is then that of its
             features of D(y') and of the clean image. None: the critic has a convolutional trunk of its own.
@@ -92,28 +93,29 @@ class MIGA(Attack):
         **options: Unpack[Options],
     ) -> None:
         for name, model in (("denoiser", denoiser), ("task", task), ("encoder", encoder)):
-            _check_model(model, name)
+            check_model(model, name)
         weights = (lambda_mi, lambda_rec, lambda_com)
-        _check_weights(weights)
-        _check_meaning(task, task_loss, target, estimator, encoder, bank)
+        check_weights(weights)
+        check_meaning(task, task_loss, target, estimator, encoder, bank)
         self.denoiser, self.task, self.encoder, self.bank, self.wanted = denoiser, task, encoder, bank, target
         self.means = callable(lambda_mi) or lambda_mi != 0
-        constant = all(isinstance(w, (int, float)) for w in weights)
+        constant = not any(callable(w) or isinstance(w, tuple) for w in weights)
         mined = self.means and task is None
-        _check_options(options, mined)
+        check_options(options, mined)
         if mined:
             self.wrap = estimator if isinstance(estimator, Mining) else Mining(estimator=estimator or "dv")
         whole = scheduled(
             base=semantic(
-                task_loss=information if mined else task_loss or cross_entropy,
+                task_loss=information if mined else task_loss or cw_margin(kappa=1.0, targeted=target is not None),
                 perceptual=perceptual_of(perceptual, lpips_weights, lpips_net),
                 towards=mined or target is not None,
             ),
             weights=weights,
         )
         comparable = constant and not mined
+        seeing = (encoder if task is None else task) if self.means else None
         self.compose(
-            Pipeline(denoiser, (task or encoder) if self.means else None), options,
+            Pipeline(denoiser, seeing, "encoder" if task is None else "task"), options,
             rule=_rule(adaptive, comparable, options), objective=whole.at(0, 1) if constant else whole, eps=eps,
             steps=20, random_start=False, keep="best" if comparable else "last", preserve_noise=preserve_noise,
             sigma=sigma,
@@ -141,14 +143,18 @@ class MIGA(Attack):
         check_input(x, self.threat.bounds)
         if self.task is None and options.get("clean") is None and isinstance(target, Tensor):
             options["clean"] = target
-        return super()._outcome(x, self.meant(x, target), **options)
+        if self.threat.preserve_noise and options.get("clean") is None:
+            raise TypeError("clean: wanted the clean images with preserve_noise=True, got None")
+        with torch.inference_mode(False), torch.no_grad():  # autograd cannot save what inference mode makes
+            meant = self.meant(x, target)
+        return super()._outcome(x, meant, **options)
 
     def meant(self, noisy: Tensor, labels: Any) -> Meant:
         """What the attack on ``noisy`` compares with; the models are left as found."""
         if not self.means:
             return Meant(fresh(noisy), self._restored(noisy), None)
         if self.task is None:
-            clean = check_clean(labels, noisy, None)
+            clean = _clean_like(labels, noisy)
             restored = self._restored(noisy)
             return Meant(fresh(noisy), restored, self._original(noisy, fresh(clean), restored))
         meaning = self._wanted(labels, noisy)
@@ -194,16 +200,18 @@ class MIGA(Attack):
         if self.encoder is None:
             return Original(clean, place, Examples(clean_and_bank, restored))
         with left_as_found(self.encoder, clean.device, eval_mode=self.schedule.eval_mode):
-            known = features_of(self.encoder, clean_and_bank)
-            return Original(known[: len(clean)], place, Examples(known, features_of(self.encoder, restored)))
+            most = self.schedule.max_batch
+            known = features_of(self.encoder, clean_and_bank, most)
+            return Original(known[: len(clean)], place, Examples(known, features_of(self.encoder, restored, most)))
 
     def _bank_like(self, clean: Tensor) -> Tensor:
         assert self.bank is not None
-        if self.bank.shape[1:] != clean.shape[1:]:
+        if self.bank.shape[1:] != clean.shape[1:] or len(self.bank) == 0:
             raise ValueError(
                 f"bank: wanted clean images (N, {', '.join(map(str, clean.shape[1:]))}) like the attacked ones, got "
                 f"{tuple(self.bank.shape)}"
             )
+        check_target(self.bank, "bank")
         return fresh(self.bank).to(clean)
 
 
@@ -211,13 +219,21 @@ def _rule(adaptive: bool | None, comparable: bool, options: Options) -> Rule:
     """APGD's steps need losses that compare, and a ball of which they know."""
     if adaptive is not None and not isinstance(adaptive, bool):
         raise TypeError(f"adaptive: wanted True, False or None, got {adaptive!r}")
-    fits = comparable and options.get("keep", "best") == "best" and options.get("norm", "linf") in ("linf", "l2")
+    ball = options.get("norm", "linf") in ("linf", "l2") and not options.get("zero_mean", False)
+    fits = comparable and options.get("keep", "best") == "best" and ball
     if adaptive and not fits:
         raise ValueError(
             "adaptive: wanted False or None where the losses of two steps do not compare (an unknown task, weights "
-            "that change), or with keep='last' or norm='l1', got True"
+            "that change), or with keep='last', norm='l1' or zero_mean=True, got True"
         )
     return MomentumWalk if fits and adaptive is not False else Steepest
+
+
+def _clean_like(clean: Any, noisy: Tensor) -> Tensor:
+    if not isinstance(clean, Tensor):
+        raise TypeError(f"target: wanted the clean images for an unknown task, got {type(clean).__name__}")
+    check_target(clean)
+    return check_clean(clean, noisy, None)
 
 
 def _warn_if_lost(task: Callable[[Tensor], Any], restored: Tensor, labels: Any, schedule: engine.Schedule) -> None:
@@ -230,62 +246,3 @@ def _warn_if_lost(task: Callable[[Tensor], Any], restored: Tensor, labels: Any, 
             "size, range or normalisation?",
             stacklevel=6,
         )
-
-
-def _check_model(model: Any, name: str) -> None:
-    """One model, or none for the task and the encoder."""
-    if model is None and name != "denoiser":
-        return
-    if not callable(model) or isinstance(model, type):
-        raise TypeError(f"{name}: wanted one model, called as {name}(images), got {_told(model)}")
-
-
-def _told(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
-def _check_options(options: Options, mined: bool) -> None:
-    for name in ("objective", "targeted", "ensemble"):
-        if name in options:
-            hint = "; target= says where to" if name == "targeted" else ""
-            raise TypeError(f"MIGA: {name} has no place here{hint}")
-    for name, wanted in (("keep", "last"), ("restarts", 1), ("graph", "never")) if mined else ():
-        if options.get(name, wanted) != wanted:
-            raise ValueError(
-                f"{name}: wanted {wanted!r} for an unknown task, whose critic changes from step to step, got "
-                f"{options[name]!r}"  # type: ignore[literal-required]
-            )
-    if mined:
-        options["graph"] = "never"
-
-
-def _check_weights(weights: tuple[Weight, Weight, Weight]) -> None:
-    """Numbers >= 0 at the ends of the walk, not all of them 0 throughout."""
-    for name, weight in zip(("lambda_mi", "lambda_rec", "lambda_com"), weights, strict=True):
-        if isinstance(weight, tuple) and len(weight) != 2:
-            raise ValueError(f"{name}: wanted a number, (first, last) or a function, got {len(weight)} numbers")
-        if callable(weight):
-            continue
-        for number in weight if isinstance(weight, tuple) else (weight,):
-            if not 0 <= number_of(number, name) < math.inf:
-                raise ValueError(f"{name}: wanted a finite weight >= 0, got {number!r}")
-    if all(not callable(w) and not any(w if isinstance(w, tuple) else (w,)) for w in weights):
-        raise ValueError("lambda_mi, lambda_rec, lambda_com: wanted one above 0 at least, got 0 for all")
-
-
-def _check_meaning(task: Any, task_loss: Any, target: Any, estimator: Any, encoder: Any, bank: Any) -> None:
-    """What belongs to a known task, or to an unknown one, and is what it has to be."""
-    known, unknown = (
-        {"task_loss": task_loss, "target": target},
-        {"estimator": estimator, "encoder": encoder, "bank": bank},
-    )
-    for name, value in (known if task is None else unknown).items():
-        if value is not None:
-            place = "without a task model" if task is None else "beside a task model"
-            raise TypeError(f"{name}: wanted None {place}, got {_told(value)}")
-    if task_loss is not None and not callable(task_loss):
-        raise TypeError(f"task_loss: wanted a function of (verdict, labels), got {_told(task_loss)}")
-    if target is not None and (isinstance(target, bool) or not isinstance(target, (int, Tensor))):
-        raise TypeError(f"target: wanted a class, a tensor with a row for each sample, or None, got {_told(target)}")
-    if bank is not None and not (isinstance(bank, Tensor) and bank.is_floating_point()):
-        raise TypeError(f"bank: wanted a float tensor of clean images (N, C, H, W), got {_told(bank)}")

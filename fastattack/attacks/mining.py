@@ -16,6 +16,7 @@ from ..objectives import Objective
 from ..objectives.base import require_positive, widened
 from ..objectives.semantic import Meant, semantic
 from ..ops.backend import Backend
+from .pipeline import judge
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,10 @@ class Mined(Wrapped):
 
     def _with(self, critic: Critic, objective: Objective) -> Objective:
         def ask(verdict: Tensor, meaning: Original) -> Tensor:
-            self.seen = (meaning, verdict.detach())
-            return critic.each(meaning.clean, widened(verdict), own=meaning.place)
+            flat = meaning.clean.dim() == 2 and isinstance(verdict, Tensor)  # features, as `features_of` has them
+            seen = widened(verdict).flatten(1) if flat else widened(verdict)
+            self.seen = (meaning, seen.detach())
+            return critic.each(meaning.clean, seen, own=meaning.place)
 
         assert isinstance(objective, semantic)
         return replace(objective, task_loss=ask)
@@ -109,11 +112,12 @@ class Mined(Wrapped):
         critic = self.critic
         if critic is None or moment.step == 0:
             critic = self._begin(target.meaning, moment)
+        self.seen = None
         found = self.inner.gradient(x, target, self._with(critic, objective), moment)
         if self.seen is not None:  # the weight of the information may be 0 at this step
             meaning, verdict = self.seen
             for _ in range(self.mining.critic_steps):
-                critic.learn(meaning.clean, widened(verdict), own=meaning.place)
+                critic.learn(meaning.clean, verdict, own=meaning.place)
         return found
 
     def _begin(self, meaning: Original, moment: Moment) -> Critic:
@@ -123,17 +127,21 @@ class Mined(Wrapped):
         plan, bank = self.mining, MemoryBank(clean)
         critic = Critic(network, estimator=plan.estimator, lr=plan.lr, limit=plan.limit, bank=bank)
         generator = moment.generator(0)
-        for _ in range(plan.warmup):
-            rows = torch.randperm(len(clean), generator=generator)[: plan.batch].to(clean.device)
+        drawn = [torch.randperm(len(clean), generator=generator)[: plan.batch] for _ in range(plan.warmup)]
+        for rows in torch.stack(drawn).to(clean.device) if drawn else ():  # one copy, for each waits for the device
             critic.learn(clean[rows], restored[rows], own=rows)
         self.critic, self.seen = critic, None
         return critic
 
 
-def features_of(encoder: Callable[[Tensor], Any], images: Tensor) -> Tensor:
-    """Flat features (N, ...) of images, as a constant."""
+def features_of(encoder: Callable[[Tensor], Any], images: Tensor, max_batch: int | None) -> Tensor:
+    """Flat features (N, F) of images, as a constant."""
     with torch.inference_mode(False), torch.no_grad():
-        found = encoder(images)
+        return torch.cat([_features(encoder, part) for part in torch.split(images, max_batch or len(images))])
+
+
+def _features(encoder: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    found = judge(encoder, images, "encoder")
     if not isinstance(found, Tensor) or found.dim() < 2 or len(found) != len(images) or not found.is_floating_point():
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise ValueError(f"encoder: wanted float features ({len(images)}, ...), got {got}")

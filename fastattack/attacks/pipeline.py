@@ -17,15 +17,19 @@ from ..inputs import out_of_memory
 class Pipeline(nn.Module):
     """y -> (y, D(y)), or (y, D(y), T(D(y))) with a task model T.
 
+    Args:
+        name: what the user calls T: "task" or "encoder".
+
     Raises:
         ValueError: the task model does not take what the denoiser gives; one of both has no gradient where one is
             wanted, which would go unseen because the input itself has one.
     """
 
-    def __init__(self, denoiser: Model, task: Callable[[Tensor], Any] | None) -> None:
+    def __init__(self, denoiser: Model, task: Callable[[Tensor], Any] | None, name: str = "task") -> None:
         super().__init__()
         self.denoiser = denoiser
         self.task = task
+        self.name = name
         methods = [m for m in (denoiser, task) if m is not None and not isinstance(m, nn.Module)]
         self.roots = nn.ModuleList([root for m in methods for root in modules_of(m)[:1]])  # of bound methods
 
@@ -37,27 +41,33 @@ class Pipeline(nn.Module):
             raise ValueError("denoiser: wanted an output that depends on its input through autograd, got no gradient")
         if self.task is None:
             return y, restored
-        verdict = judge(self.task, restored)
+        verdict = judge(self.task, restored, self.name)
         if restored.requires_grad and not any(_has_gradient(leaf) for leaf in tree_leaves(verdict)):
+            hint = "; task=None attacks what an unknown one sees" if self.name == "task" else ""
             raise ValueError(
-                "task: wanted a differentiable model (an output that depends on the image through autograd), got an "
-                "output without gradient; task=None attacks what an unknown one sees"
+                f"{self.name}: wanted a differentiable model (an output that depends on the image through autograd), "
+                f"got an output without gradient{hint}"
             )
         return y, restored, verdict
 
 
-def judge(task: Callable[[Tensor], Any], images: Tensor) -> Any:
-    """What the task model says of images."""
+def judge(task: Callable[[Tensor], Any], images: Tensor, name: str = "task") -> Any:
+    """What the task model, or another one called ``name``, says of images."""
     try:
         return task(images)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        if out_of_memory(error):
+        if out_of_memory(error) or _recorded(images):
             raise
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(
-            f"task: wanted a model that takes the denoiser's output, {tuple(images.shape)} {images.dtype} on "
+            f"{name}: wanted a model that takes the denoiser's output, {tuple(images.shape)} {images.dtype} on "
             f"{images.device}, got {type(error).__name__}: {reason}"
         ) from error
+
+
+def _recorded(images: Tensor) -> bool:
+    """A CUDA graph is being recorded, for which the caller knows what an error means."""
+    return images.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _has_gradient(leaf: Any) -> bool:

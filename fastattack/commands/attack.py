@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .attack_miga import MIGA, OPTIONS, attack_with_miga
+from .attacking import deliver, load_data, with_bar
 from .common import device_name, load_model, versions
 
 _OPTION = typer.Option
@@ -26,81 +27,102 @@ def attack(
         list[Path] | None, _OPTION(help="folder or image file; may be given again; default: packaged images")
     ] = None,
     attack: Annotated[
-        str, _OPTION(help="denoising-pgd, pgd, apgd, bim, fgsm, mi-fgsm, ni-fgsm, obsatk or square")
+        str, _OPTION(help="denoising-pgd, pgd, apgd, bim, fgsm, mi-fgsm, ni-fgsm, obsatk, square or miga")
     ] = "denoising-pgd",
     sigma: Annotated[str, _OPTION(help="noise level on the 0-255 scale")] = "25",
     eps: Annotated[
         str, _OPTION(help="radius of the ball for images in [0, 1], such as 5/255 (l2, obsatk: of the whole image)")
     ] = "5/255",
-    steps: Annotated[int | None, _OPTION(help="gradient steps, default 10; for square: queries; fgsm: none")] = None,
+    steps: Annotated[
+        int | None, _OPTION(help="gradient steps, default 10, miga 20; for square: queries; fgsm: none")
+    ] = None,
     step: Annotated[str | None, _OPTION(help="length of a step, default 2.5 eps / steps; fgsm, square: none")] = None,
     norm: Annotated[str | None, _OPTION(help="linf, l2 or l1, default linf; obsatk: always l2")] = None,
-    preserve_noise: Annotated[bool, _OPTION(help="keep mean and norm of the noise (denoising-pgd)")] = True,
+    preserve_noise: Annotated[
+        bool | None,
+        _OPTION(
+            "--preserve-noise/--no-preserve-noise",
+            help="keep mean and norm of the noise (denoising-pgd, where it is the default, and miga)",
+        ),
+    ] = None,
     restarts: Annotated[int, _OPTION(help="independent random starts; the best is kept")] = 1,
     seed: Annotated[int, _OPTION(help="of the noise and the random starts")] = 0,
     max_batch: Annotated[int, _OPTION(help="images of one size attacked together")] = 4,
     device: Annotated[str, _OPTION(help="cpu, cuda, cuda:1, ... or auto")] = "auto",
     backend: Annotated[str, _OPTION(help="auto, reference, cpu, triton, cuda or cupy")] = "auto",
     precision: Annotated[str, _OPTION(help="of the gradients: fp32, tf32, bf16, fp16 or auto")] = "fp32",
+    task: Annotated[
+        str | None,
+        _OPTION(help="miga: the task model, FILE.py:function, torchscript:FILE or export:FILE; default: unknown"),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        _OPTION(
+            help="miga: JSON file {image name: class number or text}, what the attack takes away; default: what the "
+            "task model says of the denoised image"
+        ),
+    ] = None,
+    target: Annotated[str | None, _OPTION(help="miga: class (or text) that the task model shall say")] = None,
+    bank: Annotated[
+        Path | None, _OPTION(help="miga, unknown task: folder with more clean images of the same sizes")
+    ] = None,
+    estimator: Annotated[str | None, _OPTION(help="miga, unknown task: dv, infonce or nwj, default dv")] = None,
+    lambda_mi: Annotated[
+        str | None, _OPTION(help="miga: weight of the meaning, default 1; first:last changes it")
+    ] = None,
+    lambda_rec: Annotated[str | None, _OPTION(help="miga: weight of a clean output, default 10")] = None,
+    lambda_com: Annotated[str | None, _OPTION(help="miga: weight of an input like the noisy one, default 1")] = None,
+    perceptual: Annotated[str | None, _OPTION(help="miga: ssim (default), ms-ssim, lpips or none")] = None,
+    lpips_weights: Annotated[Path | None, _OPTION(help="miga: file with the weights of LPIPS")] = None,
     out: Annotated[Path | None, _OPTION(help="folder for report.json, attacked inputs and pictures")] = None,
     overwrite: Annotated[bool, _OPTION(help="replace an earlier report in --out")] = False,
 ) -> None:
-    """Add noise to images, denoise them, attack the denoiser, and report what the attack cost."""
-    from ..job import JobConfig, build_attack, load_images
+    """Add noise to images, denoise them, attack the denoiser, and report what the attack cost.
+
+    miga changes what the denoised image means; the report has what the task model says of each picture.
+    """
+    from ..job import ATTACKS, JobConfig, build_attack, run_job
     from ..numbers import parse_number
 
     device = device_name(device)
     if max_batch < 1:
         raise ValueError(f"max-batch: wanted a whole number >= 1, got {max_batch}")
-    config = JobConfig(
-        attack=attack, sigma=parse_number(sigma, "sigma"), eps=parse_number(eps, "eps"), steps=steps,
-        step=None if step is None else parse_number(step, "step"), norm=norm, preserve_noise=preserve_noise,
-        restarts=restarts, seed=seed, max_batch=max_batch, device=device, backend=backend,
-        precision=precision,
-    )  # fmt: skip
+    if attack not in (*ATTACKS, MIGA):
+        raise ValueError(f"attack: wanted one of {', '.join((*ATTACKS, MIGA))}, got {attack!r}")
+    common: dict[str, Any] = {
+        "sigma": parse_number(sigma, "sigma"), "eps": parse_number(eps, "eps"), "steps": steps,
+        "step": None if step is None else parse_number(step, "step"), "norm": norm, "restarts": restarts, "seed": seed,
+        "max_batch": max_batch, "device": device, "backend": backend, "precision": precision,
+    }  # fmt: skip
+    given = (task, labels, target, bank, estimator, lambda_mi, lambda_rec, lambda_com, perceptual, lpips_weights)
+    own = {name: value for name, value in zip(OPTIONS, given, strict=True) if value is not None}
+    if attack == MIGA:
+        common["preserve_noise"] = bool(preserve_noise)
+        attack_with_miga(model, weights, data, common, own, out=out, overwrite=overwrite)
+        return
+    for name, value in own.items():
+        raise ValueError(f"{name.replace('_', '-')}: wanted none for {attack}, it is of miga, got {str(value)!r}")
+    config = JobConfig(attack=attack, preserve_noise=preserve_noise is not False, **common)
+    folder = None
     if out is not None:
         from ..report import ReportFolder
 
         folder = ReportFolder(out, overwrite=overwrite)
     denoiser = load_model(model, weights, config.sigma, device)
     build_attack(denoiser, config)  # complains about options before any file is read
-    with resources.as_file(resources.files("fastattack") / "assets" / "images") as packaged:
-        images = load_images(list(data) if data else [packaged], denoiser.channels)
+    images = load_data(data, denoiser.channels)
     described = {
         "model": model, "weights": None if weights is None else str(weights),
-        "data": [str(d) for d in data] if data else "packaged images", **asdict(config), **versions(),
+        "data": [str(d) for d in data] if data else "packaged images", "attack": attack, **asdict(config), **versions(),
     }  # fmt: skip
-    if out is None:
-        _show(list(_attacked(denoiser, images, config)))
-        return
-    with folder:
-        rows = []
-        for result in _attacked(denoiser, images, config):
-            folder.add(result)
-            rows.append(result)
-        folder.finish(described)
-    _show(rows)
-    print(f"report: {out / 'report.json'}")
+    assert config.steps is not None
+    total = len(images) * config.steps * config.restarts
+    results = with_bar(lambda watch: run_job(denoiser, images, config, watch), total, _decibels)
+    deliver(results, folder, described, _show, out)
 
 
-def _attacked(model: Any, images: list[Any], config: Any) -> Any:
-    """Results as they come, under a progress bar that shows the mean PSNR of the batch at hand."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from ..job import run_job
-
-    console = Console(stderr=True)
-    columns = (TextColumn("attacking"), BarColumn(), TextColumn("{task.fields[psnr]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        steps = config.steps * config.restarts
-        task = bar.add_task("attack", total=len(images) * steps, psnr="")
-
-        def progress(size: int, now: Any) -> None:
-            if console.is_terminal:
-                psnr = -10 * now.loss.double().log10().mean().item()
-                bar.update(task, advance=size, psnr=f"PSNR {psnr:.2f} dB")
-
-        yield from run_job(model, images, config, progress)
+def _decibels(loss: Any) -> str:
+    return f"PSNR {-10 * loss.log10().mean().item():.2f} dB"
 
 
 def _show(results: list[Any]) -> None:

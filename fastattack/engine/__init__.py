@@ -6,6 +6,7 @@ are read once, at the end (with ``stop``: every few steps).
 
 from .job import Job
 from .loop import attack
+from .naming import draws_by_name
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
 from .source import ENSEMBLES, Ensemble, Model, Models, Moment, Single, Source, View, Wrapped
 from .walk import Rule, Steepest, Walk
@@ -29,4 +30,5 @@ __all__ = [
     "Walk",
     "Wrapped",
     "attack",
+    "draws_by_name",
 ]

@@ -14,6 +14,7 @@ from ..guard import fresh, left_as_found
 from ..objectives import Objective
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
+from .naming import draws_by_name
 from .schedule import Schedule
 from .source import Ensemble, Models, Moment, Single, Smoothed, Source, View, Viewed
 
@@ -29,12 +30,12 @@ def members(model: Models) -> list[Any]:
     return [model]
 
 
-def _only_plain(speed: Speed) -> None:
+def _only_plain(speed: Speed, what: str) -> None:
     for name, plain in (("precision", "fp32"), ("compile", False), ("graph", "never"), ("chunk", None)):
         if getattr(speed, name) != plain and not (name == "graph" and speed.graph == "auto"):
-            raise ValueError(f"{name}: wanted {plain!r} with ensemble='logits', got {getattr(speed, name)!r}")
+            raise ValueError(f"{name}: wanted {plain!r} {what}, got {getattr(speed, name)!r}")
     if speed.channels_last:
-        raise ValueError("channels_last: wanted None or False with ensemble='logits', got True")
+        raise ValueError(f"channels_last: wanted None or False {what}, got True")
 
 
 def source_of(
@@ -54,18 +55,20 @@ def source_of(
     """
     models = members(model)
     if len(models) > 1 and ensemble == "logits":  # one graph through all of them
-        _only_plain(speed)
+        _only_plain(speed, "with ensemble='logits'")
         singles = [Single(m) for m in models]
     else:
         once = schedule.steps * schedule.restarts * schedule.eot == 1
         options = {"eval_mode": schedule.eval_mode, "once": once, "exact": exact}
-        singles = [Single(m, fast=Prepared(m, speed, **options)) for m in models]
+        if any(map(draws_by_name, models)):
+            _only_plain(speed, "for a purified model, whose purifier has options of its own")
+        singles = [Single(m, fast=None if draws_by_name(m) else Prepared(m, speed, **options)) for m in models]
     source: Source = singles[0]
     if len(singles) > 1:
         how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
         source = Ensemble(singles, how, weights, table)
     if view is not None or schedule.eot > 1:
-        source = Viewed(source, view, schedule.eot, table)
+        source = Viewed(source, view, schedule.eot, table, seed=schedule.seed)
     return source if smooth is None else Smoothed(source, smooth)
 
 
@@ -76,8 +79,12 @@ def losses(
     objective: Objective,
     schedule: Schedule,
     ensemble: str | Sequence[float] = "mean",
+    draw: int = 0,
 ) -> Tensor:
-    """The loss (N,) of each sample, float64, by the models as they are; no gradient, and no random view."""
+    """The loss (N,) of each sample, float64, by the models as they are; no gradient, and no random view.
+
+    ``draw``: which noise a model has that draws by name; with ``schedule.eot`` > 1 it is the mean over so many.
+    """
     found: list[Tensor] = []
     count = 0
     with ExitStack() as stack:
@@ -89,7 +96,7 @@ def losses(
                 source = source_of(model, resolve(x.device, schedule.backend), schedule, ensemble=ensemble)
                 for one in source.models:
                     stack.enter_context(left_as_found(one, x.device, eval_mode=schedule.eval_mode))
-            moment = Moment(schedule.seed, schedule.steps, torch.arange(count, count + len(x), device=x.device))
+            moment = Moment(schedule.seed, schedule.steps, torch.arange(count, count + len(x), device=x.device), draw)
             found.append(source.value(fresh(x), target, objective, moment).double())
             count += len(x)
     return torch.cat(found)

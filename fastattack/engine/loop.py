@@ -17,12 +17,12 @@ from torch import Tensor
 from ..fast import Speed
 from ..guard import fresh, left_as_found, rows_of
 from ..inputs import (
-    check_clean,
     check_data,
     check_grid,
     check_input,
     check_start,
     check_target,
+    clean_of,
     dense,
     misfit,
     out_of_memory,
@@ -61,8 +61,8 @@ def _run(job: Job, rule: Rule, progress: Report, first: int) -> None:
 
 
 def _exact(job: Job, walk: Walk) -> bool:
-    """Every iterate is judged by the model as it is: a success in reduced precision alone is none."""
-    return job.source.reduced and (walk.tells_success or job.schedule.stop == "success")
+    """Every iterate is judged by the model as it is: a success in reduced precision, or in other noise, is none."""
+    return job.source.redraws or (job.source.reduced and (walk.tells_success or job.schedule.stop == "success"))
 
 
 def _settle(job: Job, walk: Walk, restart: int) -> None:
@@ -202,7 +202,7 @@ def attack(
     began = time.perf_counter()
     check_input(origin, threat.bounds)
     check_data(members(model), origin, target)
-    known = check_clean(target if clean is None else clean, origin, mask) if threat.preserve_noise else None
+    known = clean_of(clean, target, origin, mask, threat)
     if threat.zero_mean and mask is not None:
         raise ValueError("mask: wanted None with zero_mean=True (the mean is that of every pixel)")
     check_target(target)

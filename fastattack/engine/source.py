@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ..fast import Prepared
 from ..guard import Rowwise
 from ..objectives import Objective
 from ..ops.backend import Backend
+from .naming import draws_by_name, naming
 
 Model = Callable[[Tensor], Any]
 Models = Model | Sequence[Model] | Mapping[str, Model]
@@ -27,15 +28,23 @@ ENSEMBLES = ("mean", "max", "min", "softmax", "logits")
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in the walk a gradient is asked for: what random views draw from. ``ids`` (B,) name the samples."""
+    """Where in the walk a gradient is asked for: what random views draw from. ``ids`` (B,) name the samples.
+
+    ``draw`` is a number for models that draw by name (`fastattack.defenses.Purified`): 0 is their noise as it is.
+    """
 
     seed: int
     step: int
     ids: Tensor | None = None
+    draw: int = 0
 
     def named(self, ids: Tensor) -> Moment:
         """The same moment of other samples."""
-        return Moment(self.seed, self.step, ids)
+        return replace(self, ids=ids)
+
+    def drawn(self, draw: int) -> Moment:
+        """The same moment with the numbers of a draw of its own."""
+        return replace(self, draw=self.generator(draw).initial_seed())
 
     def generator(self, draw: int) -> torch.Generator:
         """Numbers that follow from seed, step and draw alone: the same for every micro-batch."""
@@ -49,10 +58,13 @@ class Source:
     Attributes:
         models: what is called, for the guard that leaves models as they were found.
         faithful: the loss that comes with a gradient is the loss at that point, not that of a random view of it.
+        redraws: gradients see other draws of the model's noise at each step, `value` the same ones at every step and
+            restart (common random numbers), so that points compare by it.
     """
 
     models: Sequence[Model] = ()
     faithful: bool = True
+    redraws: bool = False
 
     @property
     def reduced(self) -> bool:
@@ -102,7 +114,10 @@ def backward(loss_of: Callable[[Tensor], Tensor], at: Tensor, scale: Tensor | No
 
 
 class Single(Source):
-    """One model. ``fast``: what makes its gradients in reduced precision, another format, from a folded copy."""
+    """One model. ``fast``: what makes its gradients in reduced precision, another format, from a folded copy.
+
+    A model that draws by name is told the samples' names and the draw, so that no micro-batch changes its noise.
+    """
 
     def __init__(self, model: Model, *, fast: Prepared | None = None) -> None:
         self.models = (model,)
@@ -115,20 +130,31 @@ class Single(Source):
 
     @property
     def how(self) -> str:
-        return "" if self.fast is None else self.fast.how
+        return str(getattr(self.model, "how", "")) if self.fast is None else self.fast.how
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
+        with naming(moment.ids, moment.draw):
+            return self._value(x, target, objective, moment)
+
+    def _value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         if self.fast is None:
-            return per_sample_loss(self.model, objective, x, target)
+            return per_sample_loss(self._called(moment), objective, x, target)
         return self.fast.value(lambda model, v, t: per_sample_loss(model, objective, v, t), objective, x, target)
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         def of(model: Model, v: Tensor, t: Any, scale: Tensor | None) -> tuple[Tensor, Tensor]:
             return backward(lambda u: per_sample_loss(model, objective, u, t), v, scale)
 
-        if self.fast is None:
-            return of(self.model, x, target, None)
-        return self.fast.gradient(of, objective, x, target)
+        with naming(moment.ids, moment.draw):
+            if self.fast is None:
+                return of(self._called(moment), x, target, None)
+            return self.fast.gradient(of, objective, x, target)
+
+    def _called(self, moment: Moment) -> Model:
+        if not hasattr(self.model, "for_samples"):
+            return self.model
+        model: Model = self.model.for_samples(moment.ids, moment.draw)
+        return model
 
 
 class Ensemble(Source):
@@ -232,7 +258,7 @@ class Wrapped(Source):
 
     def __init__(self, inner: Source) -> None:
         self.inner = inner
-        self.models, self.faithful = inner.models, inner.faithful
+        self.models, self.faithful, self.redraws = inner.models, inner.faithful, inner.redraws
 
     @property
     def reduced(self) -> bool:
@@ -250,28 +276,34 @@ class Viewed(Wrapped):
     """A source through random views, averaged over ``samples`` draws (EOT, arXiv 1707.07397).
 
     Without a view the model itself is the random one, and `value` is the mean of as many draws; with a view `value` is
-    the loss without it.
+    the loss without it. Where the model draws by name, gradients have fresh draws at each step, and `value` has draws
+    that are none of these and follow from ``seed`` alone: a random defence is climbed as it will be met, and two
+    points are compared under one noise. With one sample the noise is that of draw 0 at every step.
     """
 
-    def __init__(self, inner: Source, view: View | None, samples: int, table: Backend) -> None:
+    def __init__(self, inner: Source, view: View | None, samples: int, table: Backend, *, seed: int = 0) -> None:
         super().__init__(inner)
-        self.view, self.samples, self.table = view, samples, table
+        self.view, self.samples, self.table, self.seed = view, samples, table, seed
         self.faithful = view is None
+        self.redraws = samples > 1 and any(map(draws_by_name, inner.models))
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
-        if self.view is not None:
+        if self.view is not None and not self.redraws:
             return super().value(x, target, objective, moment)
+        if self.redraws:
+            moment = replace(moment, seed=self.seed, step=-1)
         losses = []
         for draw in range(self.samples):
             _seed_device(x, moment, draw)
-            losses.append(self.inner.value(x, target, objective, moment).double())
+            losses.append(self.inner.value(x, target, objective, moment.drawn(draw)).double())
         return torch.stack(losses).mean(0)
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         total, loss = torch.zeros_like(x), torch.zeros(x.shape[0], dtype=torch.float64, device=x.device)
         for draw in range(self.samples):
             _seed_device(x, moment, draw)
-            here, grad = self._one(x, target, objective, moment, moment.generator(draw))
+            of_draw = moment.drawn(draw) if self.redraws else moment
+            here, grad = self._one(x, target, objective, of_draw, moment.generator(draw))
             self.table.accumulate(total, grad, 1.0, 1.0 / self.samples)
             loss = loss + here.double() / self.samples
         return loss, total

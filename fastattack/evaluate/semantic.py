@@ -93,7 +93,7 @@ def semantic_change(
     """
     if noisy.shape != adversarial.shape:
         raise ValueError(f"adversarial: wanted the shape {tuple(noisy.shape)} of noisy, got {tuple(adversarial.shape)}")
-    before, after = (_outputs(denoiser, t, max_batch) for t in (noisy, adversarial))
+    before, after = (_outputs(denoiser, t, max_batch, "denoiser") for t in (noisy, adversarial))
     scales = max(1, min(most_scales(noisy.shape), most_scales(before.shape)))
     figures: dict[str, Any] = {}
     for name, a, b in (("input", adversarial, noisy), ("output", after, before)):
@@ -103,17 +103,28 @@ def semantic_change(
         lpips = None if lpips_weights is None else metrics.lpips(a, b, weights=lpips_weights, net=lpips_net)
         figures[f"{name}_lpips"] = lpips
     told = _verdicts(task, before, after, labels, read, max_batch)
-    semantic = None if encoder is None else metrics.semantic_similarity(after, before, encoder)
+    semantic = None if encoder is None else _likeness(encoder, after, before, max_batch)
     return SemanticChange(**figures, **told, semantic=semantic, scales=scales)
 
 
-def _plainly(model: Call, x: Tensor) -> Any:
-    return model(x)
-
-
-def _outputs(model: Call, x: Tensor, max_batch: int | None, call: Callable[[Call, Tensor], Any] = _plainly) -> Tensor:
+def _outputs(model: Call, x: Tensor, max_batch: int | None, name: str) -> Any:
+    """(B, ...) of all batches; a task model's one batch as it is, for what is read may be no tensor."""
+    found, parts = [], torch.split(x.detach(), max_batch or len(x))
     with torch.no_grad(), left_as_found(model, x.device, eval_mode=True):
-        return torch.cat([call(model, part) for part in torch.split(x.detach(), max_batch or len(x))])
+        for part in parts:
+            out = judge(model, part) if name == "task" else model(part)
+            if name == "task" and len(parts) == 1:
+                return out
+            if not isinstance(out, Tensor) or out.dim() == 0 or len(out) != len(part):
+                got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(f"{name}: wanted a tensor ({len(part)}, ...) as output, got {got}")
+            found.append(out)
+    return torch.cat(found)
+
+
+def _likeness(encoder: Call, after: Tensor, before: Tensor, max_batch: int | None) -> Tensor:
+    pairs = zip(*(torch.split(t, max_batch or len(t)) for t in (after, before)), strict=True)
+    return torch.cat([metrics.semantic_similarity(a, b, encoder) for a, b in pairs])
 
 
 def _verdicts(
@@ -125,15 +136,16 @@ def _verdicts(
             if value is not None:
                 raise ValueError(f"{name}: wanted None without a task model, got {type(value).__name__}")
         return dict.fromkeys(names)
-    first, second = (_outputs(task, t, max_batch, judge) for t in (before, after))
+    first, second = (_outputs(task, t, max_batch, "task") for t in (before, after))
     if read is not None:
         return _as_texts(read(first), read(second), labels)
     known = first.argmax(1) if labels is None and isinstance(first, Tensor) and first.dim() == 2 else labels
     hits = [right(verdict, known) for verdict in (first, second)]
     if hits[0] is None or hits[1] is None:
+        got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ValueError(
             "labels: wanted classes (B,) beside a task model with an output (B, classes), or read= for texts, got an "
-            f"output {tuple(first.shape)}"
+            f"output {got}"
         )
     return {**dict.fromkeys(names), "right_before": hits[0], "right_after": hits[1], "success": hits[0] & ~hits[1]}
 

@@ -129,7 +129,7 @@ EACH: dict[str, Bound] = {"dv": donsker_varadhan_each, "infonce": infonce_each, 
 
 
 def require_estimator(name: str) -> str:
-    if name not in BATCH:
+    if not isinstance(name, str) or name not in BATCH:
         raise ValueError(f"estimator: wanted one of {', '.join(map(repr, BATCH))}, got {name!r}")
     return name
 

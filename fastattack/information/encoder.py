@@ -56,14 +56,17 @@ def region_means(x: Tensor, grid: int) -> Tensor:
 
     By two matrix products, because adaptive pooling has no deterministic gradient on CUDA.
     """
-    rows, columns = (_regions(side, grid).to(x) for side in x.shape[2:])
+    rows, columns = (_regions(side, grid, x.device).to(x.dtype) for side in x.shape[2:])
     return rows @ x @ columns.T
 
 
-def _regions(side: int, grid: int) -> Tensor:
-    """(grid, side): the share of each pixel in the mean of each region; a border pixel counts in two."""
-    edges = torch.arange(grid + 1, dtype=torch.float64) * (side / grid)
-    pixel = torch.arange(side, dtype=torch.float64)
+def _regions(side: int, grid: int, device: torch.device) -> Tensor:
+    """(grid, side): the share of each pixel in the mean of each region; a border pixel counts in two.
+
+    Made on the device: a copy to it would wait for it.
+    """
+    edges = torch.arange(grid + 1, dtype=torch.float64, device=device) * (side / grid)
+    pixel = torch.arange(side, dtype=torch.float64, device=device)
     upper = torch.minimum(edges[1:, None], pixel + 1)
     lower = torch.maximum(edges[:-1, None], pixel)
     return (upper - lower).clamp(min=0) * (grid / side)

@@ -25,10 +25,12 @@ def perceptual_of(
         net: see `fastattack.objectives.lpips`.
 
     Raises:
-        ValueError: another name; weights beside another distance. FileNotFoundError: no weights for LPIPS.
+        ValueError: another name; weights or a net beside another distance. FileNotFoundError: no weights for LPIPS.
     """
     if weights is not None and kind != "lpips":
         raise ValueError(f"lpips_weights: wanted None where perceptual is not 'lpips', got {str(weights)!r}")
+    if net != "alex" and kind != "lpips":
+        raise ValueError(f"lpips_net: wanted none where perceptual is not 'lpips', got {net!s:.60}")
     if kind is None or (callable(kind) and not isinstance(kind, type)):
         return kind
     if kind == "ssim":

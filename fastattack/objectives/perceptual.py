@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -65,12 +65,15 @@ def _features(net: Net, layers: Sequence[str] | None, x: Tensor) -> list[Tensor]
     return [widened(feature) for feature in found]
 
 
-_remembered: ContextVar[dict[int, tuple[Any, ...]] | None] = ContextVar("remembered", default=None)
+_Known = tuple[object, Tensor, Hashable, list[Tensor]]
+_remembered: ContextVar[dict[int, tuple[_Known, ...]] | None] = ContextVar("remembered", default=None)
+_TARGETS = 2
+"""An objective may compare the input with one and the output with another (MIGA)."""
 
 
 @contextmanager
 def remembering() -> Iterator[None]:
-    """Inside, an objective makes the features of one target once: an attack asks for them at every step.
+    """Inside, an objective makes the features of a target (the last two of them) once: an attack asks at every step.
 
     They are made again where the target, the network's tensors or the precision are others or have been written to.
     """
@@ -88,12 +91,14 @@ def _known(owner: object, net: Net, given: Tensor, make: Callable[[], list[Tenso
     unseen = not tensors or any(t.is_inference() for t in tensors)  # inference tensors do not count their writes
     if memory is None or unseen or (given.is_cuda and torch.cuda.is_current_stream_capturing()):
         return make()
-    state = (settings(given.device), [(t.data_ptr(), t.dtype, t._version) for t in tensors])
-    found = memory.get(id(owner))
-    if found is None or found[0] is not owner or found[1] is not given or found[2] != state:
-        found = memory[id(owner)] = (owner, given, state, make())  # holds the objects, so that no id comes twice
-    features_of_target: list[Tensor] = found[3]
-    return features_of_target
+    state = (settings(given.device), tuple((t.data_ptr(), t.dtype, t._version) for t in tensors))
+    known = memory.get(id(owner), ())
+    for _, target, before, found in known:
+        if target is given and before == state:
+            return found
+    made = make()
+    memory[id(owner)] = ((owner, given, state, made), *known)[:_TARGETS]  # holds the objects, so that no id comes twice
+    return made
 
 
 @dataclass(frozen=True)

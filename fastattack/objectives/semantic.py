@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guard import Rowwise
-from .base import Objective
+from ..guard import Rowwise, frozen
+from .base import Objective, pair, sample_mean
 from .classify import cross_entropy
 from .pixel import mse
 
@@ -58,7 +59,7 @@ class semantic:
         seen, restored, verdict = output[0], output[1], output[-1]
         found = {}
         if self.lambda_mi:
-            loss = self.task_loss(verdict, target.meaning)
+            loss = _each(self.task_loss, verdict, target.meaning, len(seen), "task_loss")
             found["mi"] = loss if self.towards else -loss
         if self.lambda_rec:
             found["rec"] = self._distance(restored, target.restored)
@@ -67,11 +68,23 @@ class semantic:
         return found
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return mse(a, b) if self.perceptual is None else mse(a, b) + self.perceptual(a, b)
+        a, b = pair(a, b)
+        return mse(a, b) if self.perceptual is None else mse(a, b) + _each(self.perceptual, a, b, len(a), "perceptual")
 
     def __call__(self, output: Any, target: Meant) -> Tensor:
         weighted = [getattr(self, f"lambda_{name}") * loss for name, loss in self.losses(output, target).items()]
+        if not weighted:  # a moment of weights that change
+            return 0.0 * sample_mean(output[0])
         return -torch.stack(weighted).sum(0)
+
+
+def _each(objective: Objective, output: Any, target: Any, batch: int, name: str) -> Tensor:
+    with frozen(objective):  # where it is a network of the user's
+        loss = objective(output, target)
+    if not isinstance(loss, Tensor) or loss.shape != (batch,):
+        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"{name}: wanted one number for each sample, shape ({batch},), got {got}")
+    return loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +100,13 @@ class scheduled:
 
     def at(self, step: int, steps: int) -> semantic:
         """The objective of one step; the last is judged with the weights of the step before it."""
-        now = [weight_at(w, min(step, steps - 1), steps) for w in self.weights]
-        return replace(self.base, lambda_mi=now[0], lambda_rec=now[1], lambda_com=now[2])
+        names = ("lambda_mi", "lambda_rec", "lambda_com")
+        now = {n: weight_at(w, min(step, steps - 1), steps) for n, w in zip(names, self.weights, strict=True)}
+        for name, weight in now.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name}: wanted finite weights >= 0, got {weight!r} at step {step}")
+        mi, rec, com = now.values()
+        return replace(self.base, lambda_mi=mi, lambda_rec=rec, lambda_com=com)
 
     def __call__(self, output: Any, target: Meant) -> Tensor:
         return self.at(0, 1)(output, target)

@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..job import ImageResult
 
-_MARGIN, _LABEL = 8, 26
+_MARGIN, _LABEL, _WORDS = 8, 26, 18
 
 
-def _panel(image: Tensor) -> Image.Image:
+def panel(image: Tensor) -> Image.Image:
+    """An image (C, H, W), clipped to [0, 1], as a picture."""
     levels = (image.double().clamp(0, 1) * 255).round().to(torch.uint8)
     array = levels[0].numpy() if levels.shape[0] == 1 else levels.permute(1, 2, 0).numpy()
     return Image.fromarray(array).convert("RGB")
 
 
-def comparison(result: ImageResult) -> Image.Image:
-    """Six labelled panels; the perturbation is scaled so that its largest value fills the range around grey."""
+def comparison(result: ImageResult, *, least: int = 0) -> Image.Image:
+    """Six labelled panels; the perturbation is scaled so that its largest value fills the range around grey.
+
+    Below the label of a picture stands what a task model says of it, where the row has that.
+
+    Args:
+        least: images that are smaller than so many pixels are shown a whole number of times as large.
+    """
     row = result.row
     delta = result.attacked - result.noisy
     gain = 0.5 / max(float(delta.abs().max()), 1e-12)
     panels = [
-        ("clean", result.clean),
-        (f"noisy  {float(row['psnr_noisy']):.2f} dB", result.noisy),
-        ("attacked input", result.attacked),
-        (f"denoised  {float(row['psnr_denoised']):.2f} dB", result.denoised),
-        (f"denoised, attacked  {float(row['psnr_attacked']):.2f} dB", result.denoised_attacked),
-        (f"perturbation, x{gain:.0f}", 0.5 + gain * delta),
+        ("clean", "", result.clean),
+        (f"noisy  {float(row['psnr_noisy']):.2f} dB", "noisy", result.noisy),
+        ("attacked input", "attacked", result.attacked),
+        (f"denoised  {float(row['psnr_denoised']):.2f} dB", "denoised", result.denoised),
+        (f"denoised, attacked  {float(row['psnr_attacked']):.2f} dB", "denoised_attacked", result.denoised_attacked),
+        (f"perturbation, x{gain:.0f}", "", 0.5 + gain * delta),
     ]
-    height, width = result.clean.shape[-2:]
+    zoom = max(1, least // max(result.clean.shape[-2:]))
+    height, width = (zoom * size for size in result.clean.shape[-2:])
+    label = _LABEL + (_WORDS if any(f"says_{key}" in row for _, key, _ in panels) else 0)
     cell = max(width, 220)
-    sheet = Image.new("RGB", (3 * cell + 4 * _MARGIN, 2 * (height + _LABEL + _MARGIN) + _MARGIN), "white")
+    sheet = Image.new("RGB", (3 * cell + 4 * _MARGIN, 2 * (height + label + _MARGIN) + _MARGIN), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for k, (label, image) in enumerate(panels):
+    for k, (title, key, image) in enumerate(panels):
         left = _MARGIN + (k % 3) * (cell + _MARGIN)
-        top = _MARGIN + (k // 3) * (height + _LABEL + _MARGIN)
-        draw.text((left, top), label, fill="black", font=font)
-        sheet.paste(_panel(image), (left, top + _LABEL - 4))
+        top = _MARGIN + (k // 3) * (height + label + _MARGIN)
+        draw.text((left, top), title, fill="black", font=font)
+        if f"says_{key}" in row:
+            words = _fitting(
+                f"says {row[f'says_{key}'] or 'nothing'}", lambda text: draw.textlength(text, font) <= cell
+            )
+            draw.text((left, top + _WORDS), words, fill="#b00020", font=font)
+        sheet.paste(panel(image).resize((width, height), Image.Resampling.NEAREST), (left, top + label - 4))
     return sheet
+
+
+def _fitting(text: str, fits: Callable[[str], bool]) -> str:
+    """The text in one line, cut where it is too long."""
+    text = " ".join(text.split())
+    if fits(text):
+        return text
+    while text and not fits(f"{text}..."):
+        text = text[:-1]
+    return f"{text}..."

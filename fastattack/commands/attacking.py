@@ -1,0 +1,63 @@
+"""What `fastattack attack` does for every attack: images in, a progress bar, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..job import ImageResult, Watch
+    from ..report import ReportFolder
+
+
+def load_data(data: list[Path] | None, channels: int) -> list[tuple[str, Tensor]]:
+    """The images of these folders and files, or the packaged ones."""
+    from ..job import load_images
+
+    with resources.as_file(resources.files("fastattack") / "assets" / "images") as packaged:
+        return load_images(list(data) if data else [packaged], channels)
+
+
+def with_bar(
+    run: Callable[[Watch], Iterator[ImageResult]], total: int, words: Callable[[Tensor], str]
+) -> Iterator[ImageResult]:
+    """Results as they come, under a progress bar over ``total`` gradients; ``words`` of the losses at hand."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("attacking"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("attack", total=total, loss="")
+
+        def progress(size: int, now: Any) -> None:
+            if console.is_terminal:
+                bar.update(task, advance=size, loss=words(now.loss.double()))
+
+        yield from run(progress)
+
+
+def deliver(
+    results: Iterator[ImageResult],
+    folder: ReportFolder | None,
+    config: dict[str, Any],
+    show: Callable[[list[ImageResult]], None],
+    out: Path | None,
+) -> None:
+    """Write the results into the folder, where there is one, and show them."""
+    if folder is None or out is None:
+        show(list(results))
+        return
+    with folder:
+        rows = []
+        for result in results:
+            folder.add(result)
+            rows.append(result)
+        folder.finish(config)
+    show(rows)
+    print(f"report: {out / 'report.json'}")

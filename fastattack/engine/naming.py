@@ -1,0 +1,34 @@
+"""Whose noise a model draws, where its noise belongs to named samples and a numbered draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor
+
+from ..guard import modules_of
+
+_now: ContextVar[tuple[Tensor | None, int]] = ContextVar("naming", default=(None, 0))
+
+
+def draws_by_name(model: Callable[..., Any]) -> bool:
+    """The model, or a part of it, has ``for_samples(ids, draw)``: the model for these samples and this draw."""
+    return any(hasattr(part, "for_samples") for part in (model, *modules_of(model)))
+
+
+@contextmanager
+def naming(ids: Tensor | None, draw: int) -> Iterator[None]:
+    """Inside, a model that draws by name, however deep it lies in another, draws for these samples (B,)."""
+    before = _now.set((ids, draw))
+    try:
+        yield
+    finally:
+        _now.reset(before)
+
+
+def names_now() -> tuple[Tensor | None, int]:
+    """(ids, draw) of the innermost `naming`; (None, 0) outside: samples 0 .. B-1, noise as it is."""
+    return _now.get()
