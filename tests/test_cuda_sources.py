@@ -63,7 +63,7 @@ def text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
     return buffer.value.decode()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", [ARCHITECTURES[0], ARCHITECTURES[-1]])  # no source asks which it is
 @pytest.mark.parametrize("stem", STEMS)
 def test_nvrtc_takes_every_name_expression(stem: str, architecture: int) -> None:
     names = tuple(name for storage in launch.STORAGE.values() for name in cupy.expressions(stem, storage))

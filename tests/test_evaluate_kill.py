@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -105,6 +107,7 @@ def _in_a_process(function: str, folder: Path) -> str:
     return ran.stdout
 
 
+FORKED = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else None
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
@@ -128,13 +131,6 @@ def alone(tmp_path_factory) -> tuple[Path, Path, Path]:
     return models, data, folder / "out"
 
 
-def _torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """With the command of the documentation."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--master-port", str(_free_port()), "-m", "fastattack", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True)
-
-
 def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -144,7 +140,10 @@ def _free_port() -> int:
 def test_the_numbers_do_not_depend_on_the_processes(alone, tmp_path):
     models, data, one = alone
     out = tmp_path / "out"
-    ran = _torchrun(4, *small_study.arguments(models, data, out))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3"]  # as in the documentation
+    command += ["--master-port", str(_free_port()), "-m", "fastattack"]
+    command += map(str, small_study.arguments(models, data, out))
+    ran = subprocess.run(command, cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("report:") == 1
     assert small_study.content(out) == small_study.content(one)
@@ -164,20 +163,35 @@ def dies():
 """
 
 
-def _two_ranks(arguments: list[list], **more: str) -> list[tuple[int, str]]:
-    """(exit code, stderr) of two processes without a launcher."""
-    where = {**ONE_THREAD, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", **more}
+PRELOADED = ["fastattack.cli", "fastattack.commands.evaluate", "fastattack.evaluate.run", "torchmetrics"]
+
+
+def _rank(arguments: list, environment: dict[str, str], words: Path) -> None:
+    os.environ.update(environment)
+    with words.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    sys.exit(_run_here(*arguments))
+
+
+def _two_ranks(folder: Path, arguments: list[list], **more: str) -> list[tuple[int, str]]:
+    """(exit code, stderr) of two processes without a launcher, forked where torch is imported already."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", **more}
+    words = [folder / f"stderr{rank}" for rank in range(2)]
+    FORKED.set_forkserver_preload(PRELOADED)
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "fastattack", *map(str, each)],
-            cwd=ROOT, env={**where, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
-        )
+        FORKED.Process(target=_rank, args=(each, {**where, "RANK": str(rank)}, words[rank]))
         for rank, each in enumerate(arguments)
-    ]  # fmt: skip
-    told = [rank.communicate(timeout=300)[1] for rank in ranks]
-    return [(rank.returncode, words) for rank, words in zip(ranks, told, strict=True)]
+    ]
+    with mock.patch.dict(os.environ, ONE_THREAD):
+        for rank in ranks:
+            rank.start()
+    for rank in ranks:
+        rank.join(300)
+        assert rank.exitcode is not None, "still running"
+    return [(rank.exitcode, told.read_text()) for rank, told in zip(ranks, words, strict=True)]
 
 
+@needs_fork
 def test_machines_without_a_common_disk(alone, tmp_path):
     """Each process has a place of its own; all shards come to that of rank 0, also one made again on the other."""
     models, data, one = alone
@@ -186,35 +200,36 @@ def test_machines_without_a_common_disk(alone, tmp_path):
         small_study.arguments(models, data, out, "--max-batch", 1, "--resume", names=("small", "breaks"))
         for out in (here, there)
     ]
-    assert [code for code, _ in _two_ranks(each)] == [1, 1]
+    assert [code for code, _ in _two_ranks(tmp_path, each)] == [1, 1]
     assert not list(there.parent.iterdir())
-    assert [code for code, _ in _two_ranks(each, TOO_BRIGHT="9")] == [0, 0]  # the bright image is rank 1's
+    assert [code for code, _ in _two_ranks(tmp_path, each, TOO_BRIGHT="9")] == [0, 0]  # the bright image is rank 1's
     found, wanted = (json.loads((out / "results.json").read_text()) for out in (here, one))
     assert found["summary"]["complete"] is True
     for matrix, other in zip(found["matrices"], wanted["matrices"], strict=True):
         assert matrix["drop"]["mean"][0][0] == pytest.approx(other["drop"]["mean"][0][0], abs=1e-5)
 
 
+@needs_fork
 def test_a_process_that_dies_is_named_and_resuming_finishes(alone, tmp_path):
     """Without a launcher that would notice: rank 0 does itself."""
     models, data, one = alone
     (tmp_path / "restorers.py").write_text(models.read_text() + DIES)
     out = tmp_path / "out"
     arguments = small_study.arguments(tmp_path / "restorers.py", data, out, names=("small", "dies"))
-    (code, told), (died, _) = _two_ranks([[*arguments, "--patience", 2]] * 2, DIE="1")
+    (code, told), (died, _) = _two_ranks(tmp_path, [[*arguments, "--patience", 2]] * 2, DIE="1")
     assert died == -signal.SIGKILL
     assert code == 2
     assert "rank 1 of 2 died" in told
     assert "--resume" in told
     assert not out.exists()
     assert 0 < _shards(out) < 4
-    ran = _torchrun(2, *arguments, "--resume")
-    assert ran.returncode == 0, ran.stderr
+    assert [code for code, _ in _two_ranks(tmp_path, [[*arguments, "--resume"]] * 2)] == [0, 0]
     mine, wanted = small_study.content(out), small_study.content(one)
     for matrix, other in zip(mine["results"]["matrices"], wanted["results"]["matrices"], strict=True):
         assert matrix["drop"] == other["drop"]  # "dies" is "large" but for that
 
 
+@needs_fork
 def test_an_error_in_one_process_ends_all_with_its_words(alone, tmp_path):
     models, data, _ = alone
     broken = tmp_path / "restorers.py"
@@ -222,7 +237,7 @@ def test_an_error_in_one_process_ends_all_with_its_words(alone, tmp_path):
         models.read_text() + "\n\nif os.environ.get('RANK') == '1':\n    raise RuntimeError('no licence here')\n"
     )
     out = tmp_path / "out"
-    ended = _two_ranks([small_study.arguments(broken, data, out)] * 2)
+    ended = _two_ranks(tmp_path, [small_study.arguments(broken, data, out)] * 2)
     assert [code for code, _ in ended] == [2, 2]
     assert "rank 1 of 2 failed" in ended[0][1]
     assert "no licence here" in ended[0][1]
