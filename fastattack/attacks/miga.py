@@ -58,7 +58,8 @@ class MIGA(Attack):
             labels in the call are not looked at then.
         estimator: for an unknown task: "dv", "infonce", "nwj", or a `Mining` with more options.
         encoder: for an unknown task: a differentiable network that stands for it; the information is then that of its
-            features of D(y') and of the clean image. None: the critic has a convolutional trunk of its own.
+            features of D(y') and of the clean image. None: the critic has a convolutional trunk of its own, which tells
+            images apart but not what they mean: on digits it changed nothing (docs/results/miga.md).
         bank: for an unknown task: (N, C, H, W) more clean images like the attacked ones, that the critic learns from.
         adaptive: the steps of `fa.APGD`; None: yes where the losses of steps compare and the norm is "linf" or "l2".
         preserve_noise: keep mean and norm of the noise; with a known task it needs ``clean=`` in the call.
