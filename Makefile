@@ -42,7 +42,7 @@ $(VENV)/torch: $(VENV)/tools
 
 # The kernels need nothing of that: with -j they are compiled meanwhile, into the folder of the editable install.
 $(VENV)/kernels: $(VENV)/tools $(SOURCES)
-	PATH="$(CURDIR)/$(BIN):$$PATH" FASTATTACK_BUILD=build $(BIN)/python setup.py -q build_ext --inplace
+	PATH="$(CURDIR)/$(BIN):$$PATH" MAKEFLAGS= FASTATTACK_BUILD=build $(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
 $(VENV)/built: $(VENV)/torch $(VENV)/kernels
