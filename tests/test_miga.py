@@ -230,6 +230,10 @@ class Argmax(nn.Module):
         ({"task_loss": 3}, {}, TypeError, "task_loss: wanted a function of .verdict, labels., got int"),
         ({}, {"target": None}, ValueError, "labels: wanted what the task model shall no longer say"),
         ({}, {"target": torch.zeros(4, dtype=torch.long)}, ValueError, "labels: wanted 6 rows"),
+        ({"eps": 8}, {}, ValueError, "eps: wanted a radius for images in .0, 1., such as 5/255, got 8"),
+        ({"denoiser": Blur(size=100)}, {}, ValueError, "denoiser: wanted a model called as denoiser.y. that takes"),
+        ({"denoiser": lambda y, s: y}, {}, ValueError, "denoiser: .*fa.with_sigma is for model.y, sigma"),
+        ({"denoiser": Blur().double()}, {}, ValueError, "denoiser: .*wanted parameters in float32 on cpu"),
         ({"sieve": 3}, {}, TypeError, "MIGA: unknown option 'sieve'"),
     ],
 )  # fmt: skip
@@ -289,3 +293,12 @@ def test_a_segmenter_is_a_task_like_any_other(target: int | None) -> None:
     attack = fa.MIGA(nn.Identity(), segmenter, eps=0.1, lambda_rec=1.0, perceptual=None, target=wanted)
     said = segmenter(attack(noisy, None if wanted is not None else labels)).argmax(1)
     assert bool((said == wanted).all()) if wanted is not None else not bool((said == labels).any())
+
+
+def test_the_scale_of_the_images_and_the_call_s_options() -> None:
+    denoiser, task, noisy, labels = _case()
+    attack = fa.MIGA(denoiser, task, eps=0.1, steps=1, perceptual=None)
+    with pytest.raises(ValueError, match=r"input: wanted images in .0, 1., .* got values to 2\d\d"):
+        attack(noisy * 255, labels)
+    with pytest.raises(TypeError, match=r"MIGA.*unknown option 'steps'"):
+        attack(noisy, labels, steps=3)

@@ -47,6 +47,8 @@ def test_the_figures_of_a_known_change() -> None:
     summary = found.summary()
     assert math.isclose(summary["success"], 2 / 3)
     assert summary["right_before"] == 0.75
+    assert summary["unmoved"] == 0.25
+    assert math.isclose(summary["input_psnr"], float(found.input_psnr[:3].mean()))
     gap = np.abs(turned.double().numpy() - noisy.double().numpy())[:3]
     np.testing.assert_allclose(found.input_psnr[:3], -10 * np.log10((gap**2).mean((1, 2, 3))), rtol=1e-6)
     np.testing.assert_allclose(found.output_psnr[:3] - found.input_psnr[:3], 20 * np.log10(2), rtol=1e-5)
@@ -119,8 +121,15 @@ def test_models_are_left_as_found() -> None:
     ("options", "words"),
     [
         ({"task": None, "labels": torch.zeros(4, dtype=torch.long)}, "labels: wanted None without a task model"),
-        ({"task": nn.Identity()}, "labels: wanted classes .B,. beside a task model"),
-        ({"labels": torch.zeros(3, dtype=torch.long)}, "labels: wanted classes"),
+        ({"task": nn.Identity()}, "task: wanted logits .B, classes., or read= for texts, got .4, 1, 32, 16."),
+        ({"labels": torch.zeros(3, dtype=torch.long)}, "labels: wanted integer classes .4,., got .3,. torch.int64"),
+        ({"labels": torch.zeros(4)}, "labels: wanted integer classes .4,., got .4,. torch.float32"),
+        ({"labels": torch.full((4,), 7)}, "labels: wanted classes from 0 to 1, got 7 to 7"),
+        ({"noisy": torch.full((4, 1, 32, 16), float("nan"))}, "noisy: wanted finite numbers"),
+        (
+            {"adversarial": torch.full((4, 1, 32, 16), 255.0)},
+            "adversarial: wanted images in .*to 255",
+        ),
         ({"adversarial": torch.zeros(4, 1, 32, 15)}, "adversarial: wanted the shape"),
         ({"task": nn.Linear(3, 3)}, "task: wanted a model that takes the denoiser's output"),
         ({"read": lambda v: ["a"] * len(v), "labels": ["a"]}, "labels: wanted 4 texts"),

@@ -105,6 +105,7 @@ _THREAT = {f.name for f in fields(Threat)}
 _SCHEDULE = {f.name for f in fields(Schedule)} - {"minimise"}
 _SPEED = {f.name for f in fields(Speed)}
 _OWN = {"objective", "targeted", "ensemble", "view", "smooth"}
+_CALL = {"mask", "sample_ids", "start", "clean", "progress"}
 _NAMES = _OWN | _THREAT | _SCHEDULE | _SPEED
 
 
@@ -213,6 +214,8 @@ class Attack:
 
     def __call__(self, x: Tensor, target: Any, **options: Any) -> Tensor:
         """The adversarial inputs alone; arguments as for `run`."""
+        if not options.keys() <= _CALL:
+            raise unknown_option(f"{type(self).__name__}(...)(x, target)", options.keys() - _CALL, _CALL)
         return self._outcome(x, target, with_loss=False, **options).adversarial
 
     def run(

@@ -13,13 +13,13 @@ from torch import Tensor
 from .. import engine
 from ..engine import Model, Rule, Steepest
 from ..guard import fresh, left_as_found, rows_of
-from ..inputs import check_clean, check_input, check_target
+from ..inputs import check_clean, check_input, check_target, misfit, out_of_memory
 from ..objectives import Objective, cw_margin, deviation_target
 from ..objectives.named import perceptual_of
 from ..objectives.semantic import Meant, Weight, scheduled, semantic
 from .apgd import MomentumWalk
 from .base import Attack, AttackResult, Options, Unpack
-from .miga_checks import check_meaning, check_model, check_options, check_weights
+from .miga_checks import check_meaning, check_model, check_options, check_radius, check_scale, check_weights
 from .mining import Examples, Mining, Original, features_of, information
 from .pipeline import Pipeline, judge, right
 
@@ -38,9 +38,9 @@ class MIGA(Attack):
     itself, and the best iterate by L is returned.
 
     **Unknown task**: without, L_MI is an estimate of the information that D(y') has of the clean image (MINE, arXiv
-    1801.04062), by a critic trained beside the attack: see `Mining`. Called as attack(noisy, clean). The estimates of
-    two steps are those of two critics and do not compare, so the steps are plain and the last iterate is returned; the
-    same holds where weights change with the steps.
+    1801.04062), by a critic trained beside the attack: see `fastattack.attacks.Mining`. Called as attack(noisy, clean).
+    The estimates of two steps are those of two critics and do not compare, so the steps are plain and the last iterate
+    is returned; the same holds where weights change with the steps.
 
     Args:
         denoiser: called as denoiser(y); one model.
@@ -56,7 +56,7 @@ class MIGA(Attack):
             has no slope where the task model is sure, and what does not pay for L_rec at first stays where it is.
         target: what the task model shall say: a class, or a tensor with a row for each sample as task_loss takes it;
             labels in the call are not looked at then.
-        estimator: for an unknown task: "dv", "infonce", "nwj", or a `Mining` with more options.
+        estimator: for an unknown task: "dv", "infonce", "nwj", or a `fastattack.attacks.Mining` with more options.
         encoder: for an unknown task: a differentiable network that stands for it; the information is then that of its
             features of D(y') and of the clean image. None: the critic has a convolutional trunk of its own, which tells
             images apart but not what they mean: on digits it changed nothing (docs/results/miga.md).
@@ -97,6 +97,7 @@ class MIGA(Attack):
             check_model(model, name)
         weights = (lambda_mi, lambda_rec, lambda_com)
         check_weights(weights)
+        check_radius(eps, options.get("norm", "linf"))
         check_meaning(task, task_loss, target, estimator, encoder, bank)
         self.denoiser, self.task, self.encoder, self.bank, self.wanted = denoiser, task, encoder, bank, target
         self.means = callable(lambda_mi) or lambda_mi != 0
@@ -142,6 +143,7 @@ class MIGA(Attack):
 
     def _outcome(self, x: Tensor, target: Any, **options: Any) -> engine.Outcome:
         check_input(x, self.threat.bounds)
+        check_scale(x, "input")
         if self.task is None and options.get("clean") is None and isinstance(target, Tensor):
             options["clean"] = target
         if self.threat.preserve_noise and options.get("clean") is None:
@@ -166,7 +168,16 @@ class MIGA(Attack):
 
     def _restored(self, noisy: Tensor) -> Tensor:
         plan = self.schedule
-        return deviation_target(self.denoiser, noisy, eval_mode=plan.eval_mode, max_batch=plan.max_batch)
+        try:
+            return deviation_target(self.denoiser, noisy, eval_mode=plan.eval_mode, max_batch=plan.max_batch)
+        except (RuntimeError, TypeError, IndexError, AssertionError) as error:
+            if out_of_memory(error):
+                raise
+            reason = misfit([self.denoiser], noisy, None) or (str(error).strip().splitlines() or [""])[0]
+            raise ValueError(
+                f"denoiser: wanted a model called as denoiser(y) that takes y {tuple(noisy.shape)} {noisy.dtype} on "
+                f"{noisy.device} (fa.with_sigma is for model(y, sigma)), got {type(error).__name__}: {reason}"
+            ) from error
 
     def _wanted(self, labels: Any, noisy: Tensor) -> Any:
         wanted = labels if self.wanted is None else self.wanted

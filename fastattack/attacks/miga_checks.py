@@ -13,6 +13,9 @@ from ..objectives.semantic import Weight
 from .base import Options
 from .mining import Mining
 
+LARGEST = 16.0
+"""No image in [0, 1] with noise of sigma 1 beside it reaches that."""
+
 
 def check_model(model: Any, name: str) -> None:
     """One model, or none for the task and the encoder."""
@@ -39,6 +42,22 @@ def check_options(options: Options, mined: bool) -> None:
             )
     if mined:
         options["graph"] = "never"
+
+
+def check_radius(eps: Any, norm: str) -> None:
+    """Of an linf ball around images in [0, 1], whose losses know no other scale."""
+    if norm != "linf" or isinstance(eps, bool) or not isinstance(eps, (int, float, Tensor)):
+        return
+    largest = float(eps.detach().amax()) if isinstance(eps, Tensor) and eps.numel() else eps
+    if isinstance(largest, (int, float)) and largest > 1:
+        raise ValueError(f"eps: wanted a radius for images in [0, 1], such as 5/255, got {largest:g}")
+
+
+def check_scale(images: Tensor, name: str) -> None:
+    """Images in [0, 1] with noise beside them; what goes to 255 is none."""
+    largest = float(images.detach().abs().amax()) if images.numel() else 0.0
+    if largest > LARGEST:
+        raise ValueError(f"{name}: wanted images in [0, 1], noise beside them, got values to {largest:g}")
 
 
 def check_weights(weights: tuple[Weight, Weight, Weight]) -> None:

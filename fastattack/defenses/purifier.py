@@ -110,6 +110,11 @@ class Purifier:
         max_batch: int | None = None,
         guide: Guide | None = None,
     ) -> None:
+        if not isinstance(diffusion, (Diffusion, str, Path)):
+            raise TypeError(
+                f"diffusion: wanted a Diffusion, 'embedded' or a file, got {type(diffusion).__name__} "
+                "(fa.diffusion.from_denoiser makes one of a denoiser for all noise levels)"
+            )
         self.diffusion = diffusion if isinstance(diffusion, Diffusion) else load(diffusion)
         self.options = _Options(
             t_star=t_star, sigma=sigma, sampler=sampler, steps=steps, seed=seed, input_sigma=input_sigma,
@@ -171,6 +176,9 @@ class Purifier:
 
     def __call__(self, model: Callable[[Tensor], Any]) -> Purified:
         """The model behind this purifier, as an nn.Module."""
+        if not callable(model):
+            hint = "; purify(x) is for images" if isinstance(model, Tensor) else ""
+            raise TypeError(f"model: wanted something callable as model(x), got {type(model).__name__}{hint}")
         return Purified(self, model)
 
     def purify(self, x: Tensor, *, sample_ids: Tensor | None = None, draw: int = 0) -> Tensor:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .. import metrics
 from ..attacks.base import Attack
+from ..attacks.miga_checks import check_scale
 from ..attacks.pipeline import judge, right
 from ..guard import left_as_found
+from ..objectives.classify import LabelRange
 from ..objectives.multiscale import most_scales
 
 Call = Callable[[Tensor], Any]
@@ -51,13 +53,25 @@ class SemanticChange:
     scales: int
 
     def summary(self) -> dict[str, float]:
-        """The mean of each figure; accuracies of right_*; success as the share of those that were right before."""
+        """The mean of each figure; accuracies of right_*; success as the share of those that were right before.
+
+        A sample whose input is as it was has an infinite PSNR: means of PSNR are over the others, and ``unmoved`` is
+        the share of such samples.
+        """
         found = {f.name: getattr(self, f.name) for f in fields(self)}
-        means = {name: float(v.double().mean()) for name, v in found.items() if isinstance(v, Tensor)}
+        means = {name: _mean(v) for name, v in found.items() if isinstance(v, Tensor)}
+        means["unmoved"] = float(self.input_psnr.isinf().double().mean())
         if self.success is not None and self.right_before is not None:
             before = int(self.right_before.sum())
             means["success"] = int(self.success.sum()) / before if before else float("nan")
         return means
+
+
+def _mean(values: Tensor) -> float:
+    """Over what is not infinite, where anything is not."""
+    wide = values.double()
+    finite = wide[~wide.isinf()]
+    return float((finite if finite.numel() else wide).mean())
 
 
 def semantic_change(
@@ -91,6 +105,8 @@ def semantic_change(
         TypeError, ValueError: an argument does not fit, or the task model's output is neither logits (B, classes) nor
             read as texts; the message names it.
     """
+    for name, images in (("noisy", noisy), ("adversarial", adversarial)):
+        _check_images(images, name, data_range)
     if noisy.shape != adversarial.shape:
         raise ValueError(f"adversarial: wanted the shape {tuple(noisy.shape)} of noisy, got {tuple(adversarial.shape)}")
     before, after = (_outputs(denoiser, t, max_batch, "denoiser") for t in (noisy, adversarial))
@@ -105,6 +121,15 @@ def semantic_change(
     told = _verdicts(task, before, after, labels, read, max_batch)
     semantic = None if encoder is None else _likeness(encoder, after, before, max_batch)
     return SemanticChange(**figures, **told, semantic=semantic, scales=scales)
+
+
+def _check_images(images: Any, name: str, data_range: float) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"{name}: wanted a float tensor of images (B, C, H, W), got {got}")
+    if not bool(images.isfinite().all()):
+        raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity")
+    check_scale(images / data_range, name)
 
 
 def _outputs(model: Call, x: Tensor, max_batch: int | None, name: str) -> Any:
@@ -139,14 +164,17 @@ def _verdicts(
     first, second = (_outputs(task, t, max_batch, "task") for t in (before, after))
     if read is not None:
         return _as_texts(read(first), read(second), labels)
-    known = first.argmax(1) if labels is None and isinstance(first, Tensor) and first.dim() == 2 else labels
+    if not isinstance(first, Tensor) or first.dim() != 2:
+        got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        raise ValueError(f"task: wanted logits (B, classes), or read= for texts, got {got}")
+    known = first.argmax(1) if labels is None else labels
     hits = [right(verdict, known) for verdict in (first, second)]
     if hits[0] is None or hits[1] is None:
-        got = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
-        raise ValueError(
-            "labels: wanted classes (B,) beside a task model with an output (B, classes), or read= for texts, got an "
-            f"output {got}"
-        )
+        got = f"{tuple(known.shape)} {known.dtype}" if isinstance(known, Tensor) else type(known).__name__
+        raise ValueError(f"labels: wanted integer classes ({len(first)},), got {got}")
+    if bool(((known < 0) | (known >= first.shape[1])).any()):
+        low, high = int(known.min()), int(known.max())
+        raise LabelRange(f"labels: wanted classes from 0 to {first.shape[1] - 1}, got {low} to {high}")
     return {**dict.fromkeys(names), "right_before": hits[0], "right_after": hits[1], "success": hits[0] & ~hits[1]}
 
 
