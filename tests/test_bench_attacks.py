@@ -148,7 +148,7 @@ def test_miga_s_trials_are_judged(name: str, monkeypatch: pytest.MonkeyPatch) ->
     case = case_of("embedded", shared=None, steps=2, size=TINY)
     trial = meaning.trial_of(name, case)
     for way in trial.ways:
-        assert trial.judge(way.make()) <= meaning.ROUNDING
+        assert trial.judge(way.make()) <= EXACT
     trial.floor()
     still = Run(lambda: case.x.clone())
     with pytest.raises(Wrong, match="reached"):
