@@ -19,6 +19,7 @@ from .attacks.base import Attack, AttackResult
 from .engine import Model
 from .fast.precision import tf32
 from .guard import fresh, left_as_found
+from .inputs import told
 
 WAYS = ("auto", "turns", "stacked")
 
@@ -116,7 +117,7 @@ class _Sweep:
             except Exception as error:
                 if how == "stacked":
                     raise
-                self.ran, self.reason = "turns", _words(error)
+                self.ran, self.reason = "turns", told(error)
         for name, attack in self.attacks.items():
             found = attack.run(self.x, self.target, mask=self.mask, sample_ids=self.sample_ids)
             self.results[name] = found
@@ -159,10 +160,6 @@ def named_models(models: Any) -> dict[str | int, Model]:
     return named
 
 
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-
 # -- whether models can be stacked -------------------------------------------------------------------------------------
 
 
@@ -175,7 +172,7 @@ def _stackable(models: list[Any], attacks: list[Attack], x: Tensor) -> tuple[Att
         stacked = Stacked(models)
         reason = _outputs_differ(stacked, models, x, one.schedule.max_batch)
     except Exception as error:  # whatever torch.func cannot do
-        return None, _words(error)
+        return None, told(error)
     one.model = stacked
     return (None, reason) if reason else (one, "")
 
@@ -305,5 +302,5 @@ def _probe(one: Attack, attacks: list[Attack], x: Tensor, target: Any) -> tuple[
                 torch.cuda.synchronize(x.device)
             seconds[name] = time.perf_counter() - began
     except Exception as error:
-        return {}, _words(error)
+        return {}, told(error)
     return seconds, ""

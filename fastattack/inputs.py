@@ -104,6 +104,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(message in str(error) for message in known)
 
 
+def told(error: BaseException) -> str:
+    """An error in one line: its type, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
 def unknown_option(owner: str, wrong: Iterable[str], known: Iterable[str]) -> TypeError:
     """The error that names options which are none, and those that may have been meant."""
     names, told = sorted(known), []

@@ -5,7 +5,7 @@ tell more of it:
 
     classes                       names of the classes, in their order
     says(verdict)                 a list of B texts, what the model reads in each image (a recogniser)
-    task_loss(verdict, labels)    (B,), how far the verdict is from the labels; without it the cross-entropy
+    task_loss(verdict, labels)    (B,), how far the verdict is from the labels; without it a margin, as in `fa.MIGA`
 
 With ``says`` there must be a ``task_loss``, and its labels are a list of B such texts. Without, the verdict is logits
 (B, K), or dense ones (B, K, H, W), the labels are class numbers, (B,) or (B, H, W), and the model says the likeliest
@@ -32,7 +32,7 @@ class Task:
         model: called as model(images), with the attributes above.
 
     Attributes:
-        loss: for `fastattack.MIGA`; None means cross-entropy.
+        loss: for `fastattack.MIGA`; None means its default, `cw_margin(kappa=1)`.
 
     Raises:
         TypeError, ValueError: an attribute that is something else, or a model that says it has no gradient.

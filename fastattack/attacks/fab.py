@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import Job, Models, Moment, Source
+from ..engine import Job, Models, Moment, Source, Wrapped
 from ..objectives import Objective
 from ..objectives.classify import cw_margin, logit_difference
 from ..ops import l1
@@ -106,7 +106,7 @@ def _check(name: str, value: Any, fits: Callable[[float], bool], wanted: str) ->
         raise ValueError(f"{name}: wanted a number {wanted}, got {value!r}")
 
 
-class Boundaries(Source):
+class Boundaries(Wrapped):
     """The nearest of the boundaries between a label and other classes; the target is (B, 1 + K) int64.
 
     ``gradient`` gives the difference of logits, class less label, whose boundary is nearest where it is linearised;
@@ -115,13 +115,13 @@ class Boundaries(Source):
     """
 
     def __init__(self, inner: Source, table: Backend, *, norm: str) -> None:
-        self.inner, self.dual = inner, DUALS[norm]
-        self.models, self.faithful, self.redraws = inner.models, inner.faithful, inner.redraws
+        super().__init__(inner)
+        self.dual = DUALS[norm]
         self.margin = cw_margin()
 
     @property
-    def how(self) -> str:
-        return self.inner.how
+    def reduced(self) -> bool:
+        return False  # `gradient` judges again where the other source's losses are not the model's
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         return self.inner.value(x, _classes_of(target, x)[:, 0], self.margin, moment)

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import engine
 from ..engine import Model, Rule, Steepest
 from ..guard import fresh, left_as_found, rows_of
-from ..inputs import check_clean, check_input, check_target, misfit, out_of_memory
+from ..inputs import check_clean, check_input, check_target, misfit, out_of_memory, told
 from ..objectives import Objective, cw_margin, deviation_target
 from ..objectives.named import perceptual_of
 from ..objectives.semantic import Meant, Weight, scheduled, semantic
@@ -173,10 +173,10 @@ class MIGA(Attack):
         except (RuntimeError, TypeError, IndexError, AssertionError) as error:
             if out_of_memory(error):
                 raise
-            reason = misfit([self.denoiser], noisy, None) or (str(error).strip().splitlines() or [""])[0]
+            reason = misfit([self.denoiser], noisy, None) or told(error)
             raise ValueError(
                 f"denoiser: wanted a model called as denoiser(y) that takes y {tuple(noisy.shape)} {noisy.dtype} on "
-                f"{noisy.device} (fa.with_sigma is for model(y, sigma)), got {type(error).__name__}: {reason}"
+                f"{noisy.device} (fa.with_sigma is for model(y, sigma)), got {reason}"
             ) from error
 
     def _wanted(self, labels: Any, noisy: Tensor) -> Any:

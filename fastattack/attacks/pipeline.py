@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..engine import Model
 from ..guard import modules_of
-from ..inputs import out_of_memory
+from ..inputs import out_of_memory, told
 
 
 class Pipeline(nn.Module):
@@ -58,10 +58,9 @@ def judge(task: Callable[[Tensor], Any], images: Tensor, name: str = "task") -> 
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         if out_of_memory(error) or _recorded(images):
             raise
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(
             f"{name}: wanted a model that takes the denoiser's output, {tuple(images.shape)} {images.dtype} on "
-            f"{images.device}, got {type(error).__name__}: {reason}"
+            f"{images.device}, got {told(error)}"
         ) from error
 
 

@@ -26,6 +26,7 @@ from ..inputs import (
     dense,
     misfit,
     out_of_memory,
+    told,
 )
 from ..objectives import Objective
 from ..objectives.perceptual import remembering
@@ -266,7 +267,7 @@ def _told(models: Sequence[Model], origin: Tensor, target: Any) -> Iterator[None
         reason = misfit(models, origin, target)
         if not reason:
             raise
-        raise ValueError(f"{reason} ({type(error).__name__}: {str(error).strip().partition(chr(10))[0]})") from error
+        raise ValueError(f"{reason} ({told(error)})") from error
 
 
 def _radius(threat: Threat, schedule: Schedule) -> float | Tensor:

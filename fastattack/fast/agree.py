@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..guard import buffers_kept
+from ..inputs import told
 
 Call = Callable[[Tensor], Any]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -32,7 +33,7 @@ def difference(model: Call, fast: Call, x: Tensor, parts: Iterable[Tensor], modu
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            return told(error)
         if [_shape(w) for w in want] != [_shape(g) for g in got]:
             return "its output is not made sample by sample"
         worst = max((_apart(w, g) for w, g in zip(want, got, strict=True)), default=0.0)
