@@ -249,7 +249,7 @@ def attacked(
 
 
 def _require(strategy: Any, purifier: Any) -> None:
-    if not callable(strategy) or not hasattr(strategy, "describe"):
+    if not callable(strategy) or not all(hasattr(strategy, name) for name in ("level", "describe", "set_epoch")):
         raise TypeError(f"strategy: wanted a strategy of fastattack.training, got {type(strategy).__name__}")
     if purifier is not None and not isinstance(purifier, Purifier):
         raise TypeError(f"purifier: wanted a fastattack.Purifier, got {type(purifier).__name__}")

@@ -70,12 +70,12 @@ def psf(
     At s in the focal plane the amplitude is the Fourier transform of the transmission at the frequency s / (lambda
     distance); its square, averaged over each pixel of the sensor, is the light that arrives (Goodman, Introduction to
     Fourier Optics, 5.2; Zhou et al., arXiv 2003.04857, section 3). The transmission is constant over each sample of the
-    layout, so its transform is exact. Light is monochromatic or incoherent sums of such; the lens itself is perfect.
+    layout, so its transform is exact. Wavelengths of one channel have the same light; the lens itself is perfect.
 
     Args:
         layout: "toled", "poled", or the amplitude transmission of one cell of the display, (h, w) numbers from 0 to 1.
         size: of the result, in pixels of the sensor, odd. What falls outside is left out.
-        wavelengths: in metres, one entry for each channel; an entry of several is their mean.
+        wavelengths: in metres, one entry for each channel; an entry of several is their incoherent sum.
         pitch: width of a cell, in metres; a sample of the layout is a square of pitch / w.
         distance: from the display to the sensor, the focal length of the lens behind it, in metres.
         pixel: width of a pixel of the sensor, in metres.
@@ -106,8 +106,9 @@ def psf(
         if not mask.any():
             raise ValueError("aperture: wanted some open part of the layout in the disc, got none")
     points = (np.arange(size * oversample) - (size * oversample - 1) / 2) * pixel / oversample
+    # Divided by wave^2, the pattern that is so much larger holds the same light.
     channels = [
-        np.mean([_intensity(mask, points / (wave * distance), step) for wave in group], axis=0)
+        np.mean([_intensity(mask, points / (wave * distance), step) / wave**2 for wave in group], axis=0)
         for group in _groups(wavelengths)
     ]
     binned = np.stack(channels).reshape(len(channels), size, oversample, size, oversample).mean((2, 4))
