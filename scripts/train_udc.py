@@ -26,8 +26,8 @@ from fastattack.metrics import psnr
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 WAVES = (610e-9, 530e-9, 470e-9)
 STAGES = ("restorer", "purified", "adversarial")
-STEPS = {"restorer": 4000, "purified": 250, "adversarial": 150}
-LEVELS = (20, 40, 60)
+STEPS = {"restorer": 2000, "purified": 240, "adversarial": 120}
+LEVELS = (40, 60, 80)
 
 
 def camera(channels: int = 1) -> fa.udc.Degradation:
@@ -39,7 +39,7 @@ def camera(channels: int = 1) -> fa.udc.Degradation:
 
 def purifier(diffusion: str, **options: object) -> fa.Purifier:
     """The purifier of docs/results/udc.md."""
-    return fa.Purifier(diffusion, **({"t_star": 40, "sampler": "ddim", "steps": 2, "seed": 2} | options))  # type: ignore[arg-type]
+    return fa.Purifier(diffusion, **({"t_star": 60, "sampler": "ddim", "steps": 2, "seed": 2} | options))  # type: ignore[arg-type]
 
 
 def strategy_of(args: argparse.Namespace) -> training.Strategy:
