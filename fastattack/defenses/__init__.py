@@ -1,19 +1,26 @@
-"""What stands before a model: purification by diffusion."""
+"""What stands before a model: purification by diffusion, and simple filters to compare it with."""
 
 from .adaptive import AdaptiveReport, AdaptiveRow, adaptive_check
 from .auxiliary import Auxiliary
 from .auxiliary_training import AuxiliaryTraining, train_auxiliary
+from .defended import Defended
 from .frechet import frechet_distance
 from .guide import LatentGuide
 from .levels import NoiseLevels, select_noise_level
 from .purifier import Purified, Purifier
+from .simple import Blur, Bm3d, Jpeg, Median
 
 __all__ = [
     "AdaptiveReport",
     "AdaptiveRow",
     "Auxiliary",
     "AuxiliaryTraining",
+    "Blur",
+    "Bm3d",
+    "Defended",
+    "Jpeg",
     "LatentGuide",
+    "Median",
     "NoiseLevels",
     "Purified",
     "Purifier",
