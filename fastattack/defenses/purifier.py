@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..diffusion import Diffusion, load
 from ..diffusion.process import Guide, Process
