@@ -1,8 +1,11 @@
 """What stands before a model: purification by diffusion, and simple filters to compare it with."""
 
 from .adaptive import AdaptiveReport, AdaptiveRow, adaptive_check
+from .auxiliary import Auxiliary
+from .auxiliary_training import AuxiliaryTraining, train_auxiliary
 from .defended import Defended
 from .frechet import frechet_distance
+from .guide import LatentGuide
 from .levels import NoiseLevels, select_noise_level
 from .purifier import Purified, Purifier
 from .simple import Blur, Bm3d, Jpeg, Median
@@ -10,10 +13,13 @@ from .simple import Blur, Bm3d, Jpeg, Median
 __all__ = [
     "AdaptiveReport",
     "AdaptiveRow",
+    "Auxiliary",
+    "AuxiliaryTraining",
     "Blur",
     "Bm3d",
     "Defended",
     "Jpeg",
+    "LatentGuide",
     "Median",
     "NoiseLevels",
     "Purified",
@@ -21,4 +27,5 @@ __all__ = [
     "adaptive_check",
     "frechet_distance",
     "select_noise_level",
+    "train_auxiliary",
 ]
