@@ -1,13 +1,20 @@
-"""What stands before a model: purification by diffusion."""
+"""What stands before a model: purification by diffusion, and simple filters to compare it with."""
 
 from .adaptive import AdaptiveReport, AdaptiveRow, adaptive_check
+from .defended import Defended
 from .frechet import frechet_distance
 from .levels import NoiseLevels, select_noise_level
 from .purifier import Purified, Purifier
+from .simple import Blur, Bm3d, Jpeg, Median
 
 __all__ = [
     "AdaptiveReport",
     "AdaptiveRow",
+    "Blur",
+    "Bm3d",
+    "Defended",
+    "Jpeg",
+    "Median",
     "NoiseLevels",
     "Purified",
     "Purifier",

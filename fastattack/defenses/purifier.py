@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..diffusion import Diffusion, load
 from ..diffusion.process import Guide, Process
 from ..diffusion.schedule import evenly, require_level
-from ..engine.naming import names_now
 from ..fast.speed import PRECISIONS
 from ..ops import check
 from ..ops.reference_random import STREAM_DRAW, sample_words
+from .defended import Defended
 from .through import Through
 
 SAMPLERS = {"ddpm": 1.0, "ddim": 0.0}
@@ -177,13 +177,19 @@ class Purifier:
             return None
         return self.process if kind == "full" else self.process.thinned(self.options.surrogate_steps)
 
+    @property
+    def how(self) -> str:
+        """How gradients are made, in words."""
+        options = self.options
+        kind = {"full": "full gradient", "bpda": "BPDA"}.get(
+            options.gradient, f"surrogate of {min(options.surrogate_steps, self.process.steps)} steps"
+        )
+        return f"{options.precision}, through a purifier: {kind}"
+
     # -- use -----------------------------------------------------------------------------------------------------------
 
     def __call__(self, model: Callable[[Tensor], Any]) -> Purified:
         """The model behind this purifier, as an nn.Module."""
-        if not callable(model):
-            hint = "; purify(x) is for images" if isinstance(model, Tensor) else ""
-            raise TypeError(f"model: wanted something callable as model(x), got {type(model).__name__}{hint}")
         return Purified(self, model)
 
     def purify(self, x: Tensor, *, sample_ids: Tensor | None = None, draw: int = 0) -> Tensor:
@@ -247,7 +253,7 @@ def seed_of_draw(seed: int, draw: int) -> int:
     return int(words[0] | words[1] << 32)
 
 
-class Purified(nn.Module):
+class Purified(Defended):
     """A model behind a purifier: model(purifier.purify(x)).
 
     Attributes:
@@ -256,28 +262,9 @@ class Purified(nn.Module):
     """
 
     def __init__(self, purifier: Purifier, model: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.purifier, self.model = purifier, model
+        super().__init__(purifier, model)
+        self.purifier = purifier
         self.diffusion = purifier.diffusion  # so that .to(device) moves it too
-        self.training = getattr(model, "training", False)
-
-    def forward(self, x: Tensor, sample_ids: Tensor | None = None, draw: int | None = None) -> Any:
-        if sample_ids is None and draw is None:
-            sample_ids, draw = names_now()  # what an attack says, also where this is a part of its model
-        return self.model(self.purifier.purify(x, sample_ids=sample_ids, draw=draw or 0))
-
-    @property
-    def how(self) -> str:
-        """How gradients are made, in words (`AttackResult.how`)."""
-        options = self.purifier.options
-        kind = {"full": "full gradient", "bpda": "BPDA"}.get(
-            options.gradient, f"surrogate of {min(options.surrogate_steps, self.purifier.process.steps)} steps"
-        )
-        return f"{options.precision}, through a purifier: {kind}"
-
-    def for_samples(self, sample_ids: Tensor | None, draw: int) -> Callable[[Tensor], Any]:
-        """This model for samples of these names and a draw; attacks call it so (`fastattack.engine.Single`)."""
-        return lambda x: self(x, sample_ids, draw)
 
     def train(self, mode: bool = True) -> Purified:
         """The model's mode; the diffusion model stays in eval mode."""
