@@ -1,4 +1,4 @@
-"""Purification without a terminal: images, attacked versions of them, defences, and what a model makes of the results."""
+"""Purification without a terminal: images, attacked versions of them, defences, and a model behind them."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from .frechet import frechet_distance
 from .levels import NoiseLevels, select_noise_level
 from .purifier import Purified, Purifier
 from .simple import Blur, Bm3d, Jpeg, Median
+from .spec import DefenseSpec, OpenedDefense, open_defense, parse_defense
 
 __all__ = [
     "AdaptiveReport",
@@ -13,12 +14,16 @@ __all__ = [
     "Blur",
     "Bm3d",
     "Defended",
+    "DefenseSpec",
     "Jpeg",
     "Median",
     "NoiseLevels",
+    "OpenedDefense",
     "Purified",
     "Purifier",
     "adaptive_check",
     "frechet_distance",
+    "open_defense",
+    "parse_defense",
     "select_noise_level",
 ]

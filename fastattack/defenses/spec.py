@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..diffusion import load
 from ..fast.speed import PRECISIONS
 from ..models.tweedie import sha256_of_diffusion
 from .purifier import GRADIENTS, SAMPLERS, Purifier
+from .simple import Blur, Bm3d, Jpeg, Median
 
 PURIFIER = "purifier"
 
@@ -70,13 +70,15 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
 
 _LEVELS = ("sigma", "input_sigma", "output_sigma")
 
-_SIMPLE: dict[str, tuple[str, str, Callable[[str], Any]]] = {
-    "blur": ("Blur", "sigma", _number),
-    "median": ("Median", "size", _whole),
-    "jpeg": ("Jpeg", "quality", _whole),
-    "bm3d": ("Bm3d", "sigma", _level),
+Simple = Blur | Median | Jpeg | Bm3d
+
+_SIMPLE: dict[str, tuple[Callable[[Any], Simple], str, Callable[[str], Any]]] = {
+    "blur": (Blur, "sigma", _number),
+    "median": (Median, "size", _whole),
+    "jpeg": (Jpeg, "quality", _whole),
+    "bm3d": (lambda level: Bm3d(level / 255), "sigma", _level),
 }
-"""Kind -> (class of `simple`, its one argument, what reads that)."""
+"""Kind -> (what makes it of its one argument, the argument's name, what reads that)."""
 
 KINDS = (PURIFIER, *_SIMPLE)
 GRAMMAR = "[label=]purifier:key=value,... or [label=]blur:SIGMA, median:SIZE, jpeg:QUALITY, bm3d:SIGMA"
@@ -114,22 +116,23 @@ class OpenedDefense:
 
     label: str
     spec: str
-    before: Any
+    before: Purifier | Simple
     sha256: str | None = None
     random: bool = False
+
+    @property
+    def how(self) -> str:
+        """How gradients are made, in words."""
+        return self.before.how
 
     def purify(self, x: Tensor, sample_ids: Tensor) -> Tensor:
         """Images (B, C, H, W) as the model gets them, without autograd; samples are named by ``sample_ids`` (B,)."""
         with torch.no_grad():
-            if isinstance(self.before, Purifier):
-                return self.before.purify(x, sample_ids=sample_ids)
-            out: Tensor = self.before.purify(x)
-            return out
+            return self.before.purify(x, sample_ids=sample_ids)
 
     def __call__(self, model: Callable[[Tensor], Any]) -> nn.Module:
         """The model behind it."""
-        out: nn.Module = self.before(model)
-        return out
+        return self.before(model)
 
 
 def parse_defense(text: str) -> DefenseSpec:
@@ -264,9 +267,9 @@ def open_defense(
     return OpenedDefense(spec.label, spec.text, before, sha256_of_diffusion(path), random=before.process.steps > 0)
 
 
-def _simple(spec: DefenseSpec) -> Any:
-    make: Any = getattr(import_module("fastattack.defenses.simple"), _SIMPLE[spec.kind][0])
+def _simple(spec: DefenseSpec) -> Simple:
+    make, name, _ = _SIMPLE[spec.kind]
     try:
-        return make(*spec.options.values())
+        return make(spec.options[name])
     except ValueError as error:
         raise ValueError(f"defense: {spec.text!r}: {error}") from error

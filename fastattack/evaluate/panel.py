@@ -23,7 +23,7 @@ _PLIABLE = ("deepinv", "diffusion")  # made for the channels of the others
 
 
 @dataclass(frozen=True)
-class Defended:
+class Behind:
     """What stands behind a label such as "dncnn+purifier": which model, and which defence before it."""
 
     model: str
@@ -42,7 +42,7 @@ class Panel:
     opened: dict[str, OpenedModel]
     sources: tuple[str, ...]
     channels: int
-    defended: dict[str, Defended] = field(default_factory=dict)
+    defended: dict[str, Behind] = field(default_factory=dict)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ def open_panel(study: Study, device: str | torch.device) -> Panel:
 def _with_defenses(panel: Panel, study: Study, device: str | torch.device) -> Panel:
     """Every model behind every defence: the noise that it takes away and leaves is that of the study."""
     opened: dict[str, OpenedModel] = {}
-    defended: dict[str, Defended] = {}
+    defended: dict[str, Behind] = {}
     for spec in study.defenses:
         defense = open_defense(
             spec, channels=panel.channels, device=device, input_sigma=study.sigma, output_sigma=study.sigma,
@@ -107,10 +107,10 @@ def _with_defenses(panel: Panel, study: Study, device: str | torch.device) -> Pa
                 raise ValueError(f"defense: wanted another label, {label!r} is the name of a model already")
             if draws_by_name(model) and study.precision != "fp32":
                 raise ValueError(
-                    f"precision: wanted fp32 beside {defense.spec!r}, which has its own (precision=...), got "
-                    f"{study.precision}"
+                    f"precision: wanted fp32 beside {defense.spec!r} (a purifier has a precision= of its own), "
+                    f"got {study.precision}"
                 )
-            defended[label] = Defended(name, defense)
+            defended[label] = Behind(name, defense)
             opened[label] = replace(
                 one, label=label, spec=f"{one.spec} behind {defense.spec}", model=model,
                 differentiable=one.differentiable and bool(getattr(model, "differentiable", True)),

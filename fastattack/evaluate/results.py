@@ -10,7 +10,7 @@ import numpy as np
 from .bootstrap import Bootstrap
 from .matrix import TransferMatrix, build_matrix
 from .measure import Measured
-from .panel import Defended, Panel
+from .panel import Behind, Panel
 from .statistics import BANDS
 from .study import Study
 from .table import Table, joined, rows_where
@@ -92,7 +92,7 @@ def describe_models(panel: Panel, failed: Mapping[str, tuple[str, int]]) -> dict
     }  # fmt: skip
 
 
-def _describe_defense(one: Defended, model: Any) -> dict[str, Any]:
+def _describe_defense(one: Behind, model: Any) -> dict[str, Any]:
     defense = one.defense
     return {
         "model": one.model, "label": defense.label, "spec": defense.spec, "sha256": defense.sha256,
