@@ -9,6 +9,7 @@ from .guide import LatentGuide
 from .levels import NoiseLevels, select_noise_level
 from .purifier import Purified, Purifier
 from .simple import Blur, Bm3d, Jpeg, Median
+from .spec import DefenseSpec, OpenedDefense, open_defense, parse_defense
 
 __all__ = [
     "AdaptiveReport",
@@ -18,14 +19,18 @@ __all__ = [
     "Blur",
     "Bm3d",
     "Defended",
+    "DefenseSpec",
     "Jpeg",
     "LatentGuide",
     "Median",
     "NoiseLevels",
+    "OpenedDefense",
     "Purified",
     "Purifier",
     "adaptive_check",
     "frechet_distance",
+    "open_defense",
+    "parse_defense",
     "select_noise_level",
     "train_auxiliary",
 ]

@@ -51,9 +51,14 @@ class _Options:
             optional = value is None and name != "surrogate_steps"
             if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: wanted a whole number >= 1, got {value!r}")
-        for name in ("input_sigma", "output_sigma"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: wanted a noise level >= 0, got {getattr(self, name)!r}")
+        for name in ("sigma", "input_sigma", "output_sigma"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:  # more than 255 on the 0-255 scale is no noise of images
+                hint = f", did you mean {value:g} / 255?" if 1 < value <= 255 else ""
+                more = "; t_star goes further" if name == "sigma" and value > 1 else ""
+                raise ValueError(
+                    f"{name}: wanted a noise level from 0 to 1, for images in [0, 1], got {value!r}{hint}{more}"
+                )
         if self.guide is not None and not callable(self.guide):
             raise TypeError(f"guide: wanted a function (eps_hat, x_t, level, input), got {type(self.guide).__name__}")
         check.whole(self.seed, "seed", 64)
@@ -73,7 +78,7 @@ class Purifier:
     Args:
         diffusion: a `fastattack.diffusion.Diffusion`, or what `fastattack.diffusion.load` takes.
         t_star: level up to which noise is added, 0 (the images as they are) .. N.
-        sigma: instead of t_star, the noise beside the images: the first level with at least as much.
+        sigma: instead of t_star, the noise beside the images, at most 1: the first level with at least as much.
         sampler: "ddpm" (ancestral steps) or "ddim" (after the jump to t* nothing is drawn).
         steps: reverse steps, spread evenly; None: one for each level.
         seed: 0 <= seed < 2**64.
