@@ -149,7 +149,9 @@ def checks(bench: Bench) -> None:
 
 def about(bench: Bench) -> dict[str, Any]:
     runs = {}
-    for stage, path in bench.files.items():
+    for stage in {stage: None for stage, _ in DEFENCES.values()}:
+        if not (path := bench.args.models / stage / "model.safetensors").exists():
+            continue
         with safe_open(path, framework="pt") as file:
             runs[stage] = {"sha256": sha256_of(path), **(file.metadata() or {})}
     diffusion = bench.args.diffusion
