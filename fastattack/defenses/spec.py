@@ -131,8 +131,10 @@ class OpenedDefense:
             return self.before.purify(x, sample_ids=sample_ids)
 
     def __call__(self, model: Callable[[Tensor], Any]) -> nn.Module:
-        """The model behind it."""
-        return self.before(model)
+        """The model behind it; its attribute ``draws`` says whether EOT has anything to average."""
+        made: nn.Module = self.before(model)
+        made.__dict__["draws"] = self.random
+        return made
 
 
 def parse_defense(text: str) -> DefenseSpec:
