@@ -1,8 +1,8 @@
 """Builds fastattack._cpu always and fastattack._cuda where nvcc is found, with CMake and Ninja.
 
 FASTATTACK_CUDA=0 leaves _cuda out, FASTATTACK_CUDA=1 makes a missing nvcc an error. FASTATTACK_BUILD names a folder
-that keeps the objects for the next build. FASTATTACK_LIGHT="portable avx512" compiles these instruction sets with -O1, in
-half the time. torch is not needed to build.
+that keeps the objects for the next build. FASTATTACK_LIGHT="portable avx512" compiles these instruction sets with -O1,
+in half the time. torch is not needed to build.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from fastattack.models.weights import official_weights, sha256_of
 
 Model = Callable[[Tensor], Any]
 
-_PUBLISHED = ("dncnn", "ffdnet", "ecndnet", "n2n")
+_PUBLISHED = ("dncnn", "ffdnet", "ecndnet", "n2n", "udc_unet")
 _PROGRAMS = ("torchscript", "export")
 KINDS = (*_PUBLISHED, "embedded", "diffusion", "deepinv", "bm3d", *_PROGRAMS)
 PYTHON = "FILE.py:function"
@@ -74,7 +74,7 @@ class OpenedModel:
 def parse_spec(text: str) -> ModelSpec:
     """The model that a text names, in one of the forms
 
-        dncnn:FILE  ffdnet:FILE  ecndnet:FILE  n2n:FILE   weight files as `models.load` takes them
+        dncnn:FILE  ffdnet:FILE  ecndnet:FILE  n2n:FILE  udc_unet:FILE   weight files as `models.load` takes them
         dncnn                                             (without a file) the published weights, fetched
         embedded                                          the small DnCNN of this package
         diffusion  diffusion:FILE                         one step of a diffusion model, the embedded one or another,
