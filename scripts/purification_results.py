@@ -23,21 +23,21 @@ import fastattack as fa
 from fastattack.bench.machine import describe
 from fastattack.files import write_atomic
 
-STEPS = 3  # of the reverse process
+STEPS = 2  # of the reverse process
 COUNTS = {"digits": 40, "segmentation": 12, "denoising": 6}
 
 
 def run(
-    path: Path, *, sections: list[str], counts: dict[str, int], effort: Effort, weights: str, folder: Path,
-    **options: dict[str, Any],
+    path: Path, *, sections: list[str], counts: dict[str, int], effort: Effort, weights: str | None,
+    folder: Path, **options: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Make what the file lacks; all results. ``options``: of a section's rows, by its name."""
-    purifier = fa.Purifier(weights, t_star=40, steps=STEPS, surrogate_steps=1)
+    purifier = None if weights is None else fa.Purifier(weights, t_star=40, steps=STEPS, surrogate_steps=1)
     makers = {"digits": digits.rows, "segmentation": segmentation.rows, "denoising": denoising.rows}
     for name in sections:
         more = options.get(name, {}) | ({} if name == "digits" else {"folder": folder})
         settings = {"count": counts[name], **vars(effort)}
-        store = Store(path, name, settings, weights)
+        store = Store(path, name, settings, weights or "")
         for row in makers[name](purifier, counts[name], effort, store, **more):
             print(f"{name}, {row}: {store.rows[row].get('cpu_seconds', '')}", flush=True)
     results: dict[str, Any] = json.loads(path.read_text()) | {"machine": describe("cpu")}
@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=COUNTS, default=list(COUNTS), metavar="SECTION")
     for name, count in COUNTS.items():
         parser.add_argument(f"--{name}", type=int, default=count, metavar="N", help="images of this section")
-    parser.add_argument("--steps", type=int, default=Effort.steps, help="of an attack without EOT")
+    parser.add_argument("--through", type=int, default=Effort.through, help="gradients of an attack through a purifier")
+    parser.add_argument("--averaged", type=int, default=Effort.averaged, help="of one with EOT")
+    parser.add_argument("--simple", action="store_true", help="leave the rows with a purifier as they are")
     parser.add_argument("--weights", default="embedded", help="of the purifier's model, or a file")
     parser.add_argument("--folder", type=Path, default=Path("out/purification"), help="where trained networks are kept")
     parser.add_argument("--json", type=Path, default=Path("docs/results/purification.json"))
@@ -59,8 +61,8 @@ def main() -> None:
     torch.set_num_threads(1)
     results = run(
         options.json, sections=options.only, counts={name: getattr(options, name) for name in COUNTS},
-        effort=Effort(steps=options.steps, steps_eot=max(1, options.steps // 2)), weights=options.weights,
-        folder=options.folder,
+        effort=Effort(through=options.through, averaged=options.averaged),
+        weights=None if options.simple else options.weights, folder=options.folder,
     )  # fmt: skip
     put_tables(options.markdown, tables.markdown(results))
 

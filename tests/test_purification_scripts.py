@@ -51,7 +51,7 @@ class Slow(Blur):
 
 
 def few(scripts: dict[str, Any]) -> Any:
-    return scripts["bench"].Effort(steps=2, steps_eot=1, eot=2, draws=2)
+    return scripts["bench"].Effort(steps=2, through=2, averaged=1, slow=1, eot=2, draws=2)
 
 
 def test_strokes_lie_where_the_mask_says(scripts: dict[str, Any]) -> None:
@@ -122,16 +122,17 @@ def test_digits_rows_and_tables(
     monkeypatch.setattr(digits, "LEVELS", [20, 60])
     monkeypatch.setattr(digits, "SLOW", 1)
     monkeypatch.setattr(digits, "Bm3d", Slow)  # half a second an image
-    monkeypatch.setattr(digits, "hardened", lambda task: task.Digits().eval())
+    monkeypatch.setattr(digits, "trained", lambda task, hardened=False: digits.network().eval())
     store = scripts["store"].Store(tmp_path / "r.json", "digits", {}, "embedded")
     names = list(digits.rows(purifier, 8, few(scripts), store))
     assert names[0] == "no defence"
-    assert names[-2:] == ["levels", "purifier"]
+    assert names[-3:-1] == ["levels", "purifier"]
     rows = json.loads((tmp_path / "r.json").read_text())["digits"]
     for name in set(names) - {"levels"}:
         row = rows[name]
-        count = 1 if "Slow" in name else 8
+        count = 1 if "Bm3d" in name else 8
         assert row["count"] == len(row["clean"]) == count
+        assert row["adaptive"] or name == "noise-trained MLP, purifier"
         assert all(len(v) == count for kind in ("blind", "adaptive") for v in row[kind].values())
     assert set(rows["purifier"]["adaptive"]) == {
         "PGD, blind", "PGD, full", "PGD, bpda", "PGD, surrogate", "PGD, full+eot",
@@ -150,9 +151,9 @@ def test_adversarial_training_moves_the_classifier(scripts: dict[str, Any]) -> N
     task = digits.task()
     few_digits = tuple(part[: task.HELD_OUT + 64] for part in task.digits())
     task.digits = lambda: few_digits
-    trained, plain = digits.hardened(task, epochs=1), task.classifier()
-    assert not torch.equal(trained.layers[1].weight, plain.layers[1].weight)
-    torch.testing.assert_close(digits.hardened(task, epochs=1).layers[1].weight, trained.layers[1].weight)
+    plain, hard, again = (digits.trained(task, epochs=1, hardened=h)[0].weight for h in (False, True, True))
+    assert not torch.equal(plain, hard)
+    assert torch.equal(hard, again)
 
 
 @needs_shared
@@ -175,5 +176,5 @@ def test_the_strongest_attack_is_the_one_that_counts(scripts: dict[str, Any]) ->
     rows = {"x": {"count": 2, "clean": [1.0, 1.0], "blind": {"a": [1.0, 0.0], "b": [1.0, 1.0]}, "milliseconds": 1.0,
                   "adaptive": {"c": [0.0, 0.0], "d": [1.0, 0.0]}}}  # fmt: skip
     line = tables.section(rows, tables.percent).splitlines()[2]
-    assert line == "| x | 2 | 100 % (100 % .. 100 %) | 50 % (0 % .. 100 %) | 0 % (0 % .. 0 %) | c | 1.0 |"
+    assert line == "| x | 2 | 100 % (100 % .. 100 %) | 50 % (0 % .. 100 %) | 0 % (0 % .. 0 %) | c | 1 |"
     assert replace(few(scripts), draws=1).draws == 1

@@ -20,12 +20,21 @@ Attacker = Callable[..., Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is spent. Known noise: ``steps`` gradients; EOT: ``steps_eot`` of ``eot`` draws each."""
+    """How much is spent.
+
+    Attributes:
+        steps: gradients of an attack on a model alone or behind a simple defence.
+        through: of one through a purifier whose noise is known; averaged: of one with EOT, of ``eot`` draws each.
+        slow: of one on the few images of a slow defence.
+        draws: of fresh noise, by which a random defence is judged.
+    """
 
     steps: int = 20
-    steps_eot: int = 10
+    through: int = 20
+    averaged: int = 10
+    slow: int = 5
     eot: int = 2
-    draws: int = 3  # of fresh noise, by which a random defence is judged
+    draws: int = 3
 
 
 @dataclass
@@ -64,13 +73,16 @@ class Case:
             found = torch.stack([self.score(model(x, None, draw), target).double() for draw in draws])
         return [float(v) for v in found.mean(0)]
 
-    def row(self, defense: Any = None, model: nn.Module | None = None, count: int | None = None) -> dict[str, Any]:
+    def row(
+        self, defense: Any = None, model: nn.Module | None = None, *, count: int | None = None, adaptive: bool = True
+    ) -> dict[str, Any]:
         """Scores clean, under what was crafted on the plain model, and under what was crafted on the defended one.
 
         Args:
             defense: before the model; None: none.
             model: another one than the plain, which then is the defence (adversarial training).
             count: the first images alone, where a defence is slow.
+            adaptive: False: the blind attacks alone.
         """
         began = time.process_time()
         x, target = self.x[:count], self.target[:count]
@@ -82,7 +94,7 @@ class Case:
             "blind": {name: self.judge(defended, self.blind(name)[:count], target) for name in self.attacks},
             "milliseconds": _cost(model if defense is None else defense.purify, x),
         }
-        crafted = self._adaptive(defended, x, target)
+        crafted = self._adaptive(defended, x, target) if adaptive else {}
         found["adaptive"] = {name: self.judge(defended, adversarial, target) for name, adversarial in crafted.items()}
         return found | {"cpu_seconds": round(time.process_time() - began, 1)}
 
@@ -93,19 +105,20 @@ class Case:
         found = {f"{name}, blind": self.blind(name)[: len(x)] for name in self.attacks}
         if not isinstance(model, Purified):
             how = f", {model.how.rpartition(': ')[2]}" if isinstance(model, Defended) else ""
+            steps = self.effort.steps if len(x) == len(self.x) else self.effort.slow
             for name, make in self.attacks.items():
-                found[name + how] = make(model, steps=self.effort.steps, eot=1)(x, target)
+                found[name + how] = make(model, steps=steps, eot=1)(x, target)
             return found
         first, *others = self.attacks
         effort = self.effort
-        for ways, steps in ((("full", "bpda", "surrogate"), effort.steps), (("full+eot",), effort.steps_eot)):
+        for ways, steps in ((("full", "bpda", "surrogate"), effort.through), (("full+eot",), effort.averaged)):
             report = fa.defenses.adaptive_check(
                 model, x, target, eps=self.eps, objective=self.objective, bounds=self.bounds, ways=ways, steps=steps,
                 eot=effort.eot, draws=1,
             )  # fmt: skip
             found |= {f"{first}, {row.name}": row.adversarial for row in report.rows}
         for name in others:
-            made = self.attacks[name](model, steps=effort.steps_eot, eot=effort.eot)
+            made = self.attacks[name](model, steps=effort.averaged, eot=effort.eot)
             found[f"{name}, full+eot"] = made(x, target)
         return found
 

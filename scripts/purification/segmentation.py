@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import segmentation_task as task
-import torch
 from torch import Tensor, nn
 
 import fastattack as fa
@@ -18,7 +18,7 @@ from .bench import Case, Effort, levels
 EPS, BOUNDS = 8 / 255, (0.0, 1.0)
 LEVELS = [10, 20, 40, 60, 90]
 TRAIN_STEPS = 3
-SLOW = 6
+SLOW = 3
 TRAINED = (500, 120)
 
 
@@ -73,15 +73,16 @@ def rows(
     trained: tuple[int, int] = (500, 120),
 ) -> Iterator[str]:
     """Make the rows that the store lacks; names of those that are there. ``trained``: steps, plain and hardened."""
-    torch.manual_seed(0)
     plain = network(folder, trained[0])
     images, labels = task.held_out(3 * count)
     main = case(plain, images[:count], labels[:count], effort)
     yield store("no defence", main.row)
     for defense in (Blur(0.5), Blur(1.0), Median(3), Jpeg(75), Jpeg(30)):
-        yield store(str(defense), lambda defense=defense: main.row(defense))
-    yield store(str(Bm3d(10 / 255)), lambda: main.row(Bm3d(10 / 255), count=SLOW))
+        yield store(str(defense), partial(main.row, defense))
+    yield store("Bm3d(sigma=10/255)", lambda: main.row(Bm3d(10 / 255), count=SLOW))
     yield store("adversarially trained", lambda: main.row(model=hardened(folder, *trained)))
+    if purifier is None:
+        return
 
     def search() -> dict[str, Any]:
         return levels(case(plain, images[count:], labels[count:], effort), purifier, "PGD", LEVELS, shrinkage=0.1)[1]

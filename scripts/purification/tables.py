@@ -30,10 +30,11 @@ def section(rows: dict[str, Row], words: Words) -> str:
     for name, row in rows.items():
         if "clean" not in row:
             continue
-        blind, adaptive = (worst(row[kind]) for kind in ("blind", "adaptive"))
+        found = {kind: worst(row[kind]) for kind in ("blind", "adaptive") if row[kind]}
         label = f"{name}, t* {row['t_star']} (sigma {row['sigma']:.1f})" if "t_star" in row else name
-        cells = [label, str(row["count"]), cell(row["clean"], words), cell(row["blind"][blind], words),
-                 cell(row["adaptive"][adaptive], words), adaptive, f"{row['milliseconds']:.1f}"]  # fmt: skip
+        told = [cell(row[kind][name], words) for kind, name in found.items()] + [""] * (2 - len(found))
+        cells = [label, str(row["count"]), cell(row["clean"], words), *told, found.get("adaptive", ""),
+                 f"{row['milliseconds']:.2g}"]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     if "purifier" in rows:
