@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..diffusion import Diffusion, load
 from ..diffusion.process import Guide, Process
@@ -51,9 +51,16 @@ class _Options:
             optional = value is None and name != "surrogate_steps"
             if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: wanted a whole number >= 1, got {value!r}")
-        for name in ("input_sigma", "output_sigma"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: wanted a noise level >= 0, got {getattr(self, name)!r}")
+        for name in ("sigma", "input_sigma", "output_sigma"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:  # more than 255 on the 0-255 scale is no noise of images
+                hint = f", did you mean {value:g} / 255?" if 1 < value <= 255 else ""
+                more = "; t_star goes further" if name == "sigma" and value > 1 else ""
+                raise ValueError(
+                    f"{name}: wanted a noise level from 0 to 1, for images in [0, 1], got {value!r}{hint}{more}"
+                )
+        if self.guide is not None and not callable(self.guide):
+            raise TypeError(f"guide: wanted a function (eps_hat, x_t, level, input), got {type(self.guide).__name__}")
         check.whole(self.seed, "seed", 64)
 
 
@@ -71,7 +78,7 @@ class Purifier:
     Args:
         diffusion: a `fastattack.diffusion.Diffusion`, or what `fastattack.diffusion.load` takes.
         t_star: level up to which noise is added, 0 (the images as they are) .. N.
-        sigma: instead of t_star, the noise beside the images: the first level with at least as much.
+        sigma: instead of t_star, the noise beside the images, at most 1: the first level with at least as much.
         sampler: "ddpm" (ancestral steps) or "ddim" (after the jump to t* nothing is drawn).
         steps: reverse steps, spread evenly; None: one for each level.
         seed: 0 <= seed < 2**64.
@@ -87,7 +94,7 @@ class Purifier:
         precision: of the diffusion model: "fp32", "bf16", "fp16", "tf32" or "auto" (autocast); its steps are in float32
             or wider.
         max_batch: images purified at a time; None: all.
-        guide: changes the predicted noise at each step, (eps_hat, x_t, level, input) -> eps_hat.
+        guide: changes the predicted noise at each step, (eps_hat, x_t, level, input) -> eps_hat; `LatentGuide` is one.
 
     Raises:
         TypeError, ValueError: an option that is unknown or out of range.
@@ -161,9 +168,11 @@ class Purifier:
             raise ValueError(f"steps: wanted at most {room}, one for each level down from {start}, got {options.steps}")
         levels = evenly(start, stop, options.steps or room) if room else (0,)
         eta = SAMPLERS[options.sampler]
+        bound = getattr(options.guide, "bound", None)
+        guide = options.guide if bound is None else bound(diffusion)
         return Process(
-            diffusion, levels, eta, options.input_sigma, options.output_sigma, options.precision, options.guide
-        )
+            diffusion, levels, eta, options.input_sigma, options.output_sigma, options.precision, guide
+        )  # fmt: skip
 
     @cached_property
     def _behind(self) -> Process | None:
@@ -260,9 +269,13 @@ class Purified(Defended):
         super().__init__(purifier, model)
         self.purifier = purifier
         self.diffusion = purifier.diffusion  # so that .to(device) moves it too
+        guide = purifier.options.guide
+        self.guide = guide if isinstance(guide, nn.Module) else getattr(guide, "auxiliary", None)
 
     def train(self, mode: bool = True) -> Purified:
-        """The model's mode; the diffusion model stays in eval mode."""
+        """The model's mode; the diffusion model and a guide's network stay in eval mode."""
         super().train(mode)
         self.diffusion.eval()
+        if isinstance(self.guide, nn.Module):
+            self.guide.eval()
         return self
