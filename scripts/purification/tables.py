@@ -34,7 +34,7 @@ def section(rows: dict[str, Row], words: Words) -> str:
         label = f"{name}, t* {row['t_star']} (sigma {row['sigma']:.1f})" if "t_star" in row else name
         told = [cell(row[kind][name], words) for kind, name in found.items()] + [""] * (2 - len(found))
         cells = [label, str(row["count"]), cell(row["clean"], words), *told, found.get("adaptive", ""),
-                 f"{row['milliseconds']:.2g}"]  # fmt: skip
+                 f"{row['milliseconds']:{'.0f' if row['milliseconds'] >= 10 else '.2g'}}"]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     if "purifier" in rows:
