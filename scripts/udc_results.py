@@ -38,7 +38,10 @@ DEFENCES = {
     "purified": ("restorer", True),
     "fine-tuned": ("purified", True),
     "adversarial": ("adversarial", True),
+    "fine-tuned alone": ("purified", False),
+    "adversarial alone": ("adversarial", False),
 }
+ALONE = [name for name, (_, stands) in DEFENCES.items() if not stands]
 Make = Callable[[nn.Module], Any]
 
 
@@ -190,6 +193,11 @@ def table(args: argparse.Namespace) -> None:
             cells = [found.get((d, attack, w if attack else "")) for d, w in columns]
             if any(cells):
                 print(f"| {attack or 'none'} | " + " | ".join(map(entry, cells, [what] * len(cells))) + " |")
+    print("\n| psnr | " + " | ".join(ALONE) + " |\n" + "|" + " --- |" * (len(ALONE) + 1))
+    for attack in ("", *ATTACKS):
+        cells = [found.get((d, attack, "blind" if attack else "")) for d in ALONE]
+        if any(cells[1:]):
+            print(f"| {attack or 'none'} | " + " | ".join(entry(c, "psnr") for c in cells) + " |")
     print("\n| defence | attack | known noise | fresh noise |\n| --- | --- | --- | --- |")
     for row in rows:
         for c in row.get("check", ()):
