@@ -109,7 +109,7 @@ def rows(
     *,
     folder: Path,
     size: int = 48,
-    steps: int = 100,
+    steps: int = 60,
 ) -> Iterator[str]:
     """Make the rows that the store lacks; names of those that are there. ``steps`` of further training."""
     effort = replace(effort, steps=min(STEPS, effort.steps))
