@@ -113,7 +113,8 @@ class Gaussian(Noise):
         return {2.0: self.sigma * torch.special.ndtri(p)}
 
     def potential(self, z: Tensor) -> Tensor:
-        return 0.5 * torch.square(z / self.sigma)
+        scaled: Tensor = z / self.sigma
+        return scaled.square().mul(0.5)
 
     def quantile(self, u: Tensor) -> Tensor:
         return self.sigma * torch.special.ndtri(u)
