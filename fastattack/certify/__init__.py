@@ -5,6 +5,7 @@ from .centre import CentreSmoothing, centre_smoothing
 from .certificate import Certificate, certified_accuracy
 from .median import MedianSmoothing, median_smoothing
 from .noise import Gaussian, Laplace, LogConcave, Noise, Uniform
+from .optimise import NoiseChoice, NoiseTrial, optimise_noise
 from .ratio import NumericRadius, numeric_radius
 from .smoothed import Smoothed
 
@@ -17,6 +18,8 @@ __all__ = [
     "LogConcave",
     "MedianSmoothing",
     "Noise",
+    "NoiseChoice",
+    "NoiseTrial",
     "NumericRadius",
     "Smoothed",
     "Uniform",
@@ -25,5 +28,6 @@ __all__ = [
     "lower_bound",
     "median_smoothing",
     "numeric_radius",
+    "optimise_noise",
     "upper_bound",
 ]

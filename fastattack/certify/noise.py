@@ -113,11 +113,11 @@ class Gaussian(Noise):
         return {2.0: self.sigma * torch.special.ndtri(p)}
 
     def potential(self, z: Tensor) -> Tensor:
-        scaled: Tensor = z / self.sigma
-        return scaled.square().mul(0.5)
+        return 0.5 * (z / self.sigma).square()
 
     def quantile(self, u: Tensor) -> Tensor:
-        return self.sigma * torch.special.ndtri(u)
+        z: Tensor = torch.special.ndtri(u)
+        return self.sigma * z
 
     def write(self, out: Tensor, clean: Tensor, seed: int, ids: Tensor, backend: str) -> None:
         ops.typical_noise(
