@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import (
         attacks,
+        certify,
         defenses,
         diffusion,
         evaluate,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         fgsm,
         pgd,
     )
+    from .certify import Smoothed
     from .defenses import NoiseLevels, Purified, Purifier, select_noise_level
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
@@ -111,6 +113,7 @@ __all__ = [
     "SegPGD",
     "SemanticChange",
     "SimBA",
+    "Smoothed",
     "Spectrum",
     "Square",
     "StrengthReport",
@@ -120,6 +123,7 @@ __all__ = [
     "Universal",
     "attack_each",
     "attacks",
+    "certify",
     "defenses",
     "denoising_pgd",
     "diffusion",
@@ -151,6 +155,7 @@ _NAMES = {
     "adapters": "with_sigma",
     "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM MIGA NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
+    "certify": "Smoothed",
     "defenses": "NoiseLevels Purified Purifier select_noise_level",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
