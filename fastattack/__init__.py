@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         attacks,
         defenses,
         diffusion,
+        distillation,
         evaluate,
         information,
         metrics,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         pgd,
     )
     from .defenses import NoiseLevels, Purified, Purifier, select_noise_level
+    from .distillation import DistillResult, distill, membership_inference
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
     from .evaluate import (
@@ -95,6 +97,7 @@ __all__ = [
     "BackendUnavailable",
     "CosPGD",
     "DenoisingPGD",
+    "DistillResult",
     "EachResult",
     "FeaturePGD",
     "LPIPSAttack",
@@ -122,9 +125,12 @@ __all__ = [
     "defenses",
     "denoising_pgd",
     "diffusion",
+    "distill",
+    "distillation",
     "evaluate",
     "fgsm",
     "information",
+    "membership_inference",
     "metrics",
     "models",
     "mutual_information",
@@ -150,6 +156,7 @@ _NAMES = {
     "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM MIGA NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
     "defenses": "NoiseLevels Purified Purifier select_noise_level",
+    "distillation": "DistillResult distill membership_inference",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve SemanticChange TradeoffCurve TransferMatrix robustness_curve semantic_change"
