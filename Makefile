@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Without bytecode: what is imported is compiled then, and most never is.
 INSTALL := $(BIN)/pip --disable-pip-version-check -q install --no-compile -c constraints.txt
+# Compiled without much optimisation: what this machine cannot run, and what it would run only if it were asked to.
+CPU := $(shell grep -m1 '^flags' /proc/cpuinfo 2>/dev/null)
+export FASTATTACK_LIGHT ?= $(if $(filter avx2,$(CPU)),portable $(if $(filter avx512vl,$(CPU)),,avx512))
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
 .PHONY: demo test bench smoke lint wheel clean

@@ -1,7 +1,8 @@
 """Builds fastattack._cpu always and fastattack._cuda where nvcc is found, with CMake and Ninja.
 
 FASTATTACK_CUDA=0 leaves _cuda out, FASTATTACK_CUDA=1 makes a missing nvcc an error. FASTATTACK_BUILD names a folder
-that keeps the objects for the next build. torch is not needed to build.
+that keeps the objects for the next build. FASTATTACK_LIGHT="portable avx512" compiles these instruction sets with -O1,
+in half the time. torch is not needed to build.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ def wanted_nvcc() -> str | None:
     return nvcc
 
 
+def light_sets() -> list[str]:
+    """The instruction sets of FASTATTACK_LIGHT. Exits where there is no such one."""
+    found = os.environ.get("FASTATTACK_LIGHT", "").split()
+    if not {*found} <= {"portable", "avx2", "avx512"}:
+        sys.exit(f"FASTATTACK_LIGHT: wanted some of portable, avx2, avx512, got {' '.join(found)!r}")
+    return found
+
+
 class CMakeBuild(build_ext):
     """One CMake project makes all extensions; they land where setuptools wants the first."""
 
@@ -61,6 +70,7 @@ class CMakeBuild(build_ext):
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
             f"-DFASTATTACK_CUDA={'ON' if nvcc else 'OFF'}",
+            f"-DFASTATTACK_LIGHT={';'.join(light_sets())}",
         ]
         if nvcc:
             options.append(f"-DCMAKE_CUDA_COMPILER={nvcc}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ops,
         training,
         typical,
+        udc,
         views,
     )
     from .adapters import with_sigma
@@ -146,6 +147,7 @@ __all__ = [
     "training",
     "transfer_matrix",
     "typical",
+    "udc",
     "use_backend",
     "views",
     "with_sigma",

@@ -1,4 +1,4 @@
-"""The command line: attack, evaluate, compare, train, sample, bench and info. An error is one line and exit code 2."""
+"""The command line: attack, evaluate, purify, compare, train, sample, bench, info. Errors are one line, exit code 2."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .commands.compare import compare
 from .commands.evaluate import evaluate
 from .commands.info import info
 from .commands.many import ManyValues
+from .commands.purify import purify
 from .commands.sample import sample
 from .commands.train import train
 
@@ -23,6 +24,7 @@ errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 for command in (attack, compare, train, sample, bench, info):
     app.command()(command)
 app.command(cls=ManyValues)(evaluate)
+app.command(cls=ManyValues)(purify)
 
 
 def main() -> None:

@@ -99,6 +99,25 @@ def read_image(path: str | Path, channels: int) -> Tensor:
     return tensor.expand(channels, -1, -1).contiguous()
 
 
+def stored_channels(path: str | Path) -> int:
+    """1 where the file holds a gray image, else 3.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read as an image; the message names it.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such image file")
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as exc:
+        raise ValueError(f"{path}: cannot be read as an image: {exc}") from exc
+    return 1 if mode in ("1", "L", "LA", "La", "F") or mode.startswith("I") else 3
+
+
 def _decode(image: Image.Image, path: Path, channels: int) -> Pixels:
     """Pixels in [0, 1]: [H, W] of a gray image or when gray is asked for, else [H, W, 3]."""
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):

@@ -14,6 +14,7 @@ from . import metrics
 from .attacks import APGD, BIM, FGSM, MIFGSM, NIFGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, Square
 from .attacks.base import Attack
 from .engine import Model, Progress
+from .engine.naming import draws_by_name
 from .images import find_images, read_image
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -67,10 +68,12 @@ class CommonConfig:
 class JobConfig(CommonConfig):
     """What to attack, with what, on which images. Lengths (eps, step) on the [0, 1] scale, sigma on the 0-255 scale.
 
-    steps=None and norm=None become those of the attack: 10 and "linf", one step for fgsm, "l2" for obsatk.
+    steps=None and norm=None become those of the attack: 10 and "linf", one step for fgsm, "l2" for obsatk. eot: draws
+    averaged at each step where a model draws by name, as a purified one does; with 1 the attack knows its noise.
     """
 
     attack: str = "denoising-pgd"
+    eot: int = 1
 
     def __post_init__(self) -> None:
         if self.attack not in ATTACKS:
@@ -85,6 +88,8 @@ class JobConfig(CommonConfig):
             object.__setattr__(self, "steps", 1 if self.attack in _IN_ONE_STEP else 10)
         if self.norm is None:
             object.__setattr__(self, "norm", "l2" if self.attack == "obsatk" else "linf")
+        if isinstance(self.eot, bool) or not isinstance(self.eot, int) or self.eot < 1:
+            raise ValueError(f"eot: wanted a whole number >= 1, got {self.eot!r}")
         self.check_scales()
 
 
@@ -118,6 +123,8 @@ def build_attack(model: Model, config: JobConfig) -> Attack:
         raise ValueError(f"restarts: wanted 1 for {name}, which starts from the input itself, got {config.restarts}")
     if name != "obsatk":
         options["norm"] = config.norm
+    if config.eot > 1 and draws_by_name(model):
+        options["eot"] = config.eot
     if name == "denoising-pgd":
         options |= {"preserve_noise": config.preserve_noise, "sigma": config.sigma / 255}
     return ATTACKS[name](model, **options)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -19,18 +18,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .numbering import Numbering
 from .ops import check, draws, noise, typical_noise
 from .ops.backend import Scalar
 from .ops.dispatch import resolve
-from .ops.reference_random import STREAM_CHOICE, STREAM_EPOCH, sample_words
+from .ops.reference_random import STREAM_CHOICE, sample_words
 from .ops.spectrum import Spectrum, gain_of
-
-_IDS_PER_STEP = 2**32
 
 Range = float | tuple[float, float]
 
 
-class TypicalSetSampler:
+class TypicalSetSampler(Numbering):
     """Noisy training inputs for clean images.
 
     ``sampler(clean)`` numbers the samples itself (step, position in the batch) and moves on by one step.
@@ -69,7 +67,7 @@ class TypicalSetSampler:
                 raise TypeError(
                     f"{name}: wanted a number or an interval (low, high), got a tensor {tuple(value.shape)}"
                 )
-        self.seed = check.seed_of(seed)
+        super().__init__(seed)
         typical_noise(
             (1, noise.LEAST), sigma=sigma, typicality=typicality, mean=mean, seed=0
         )  # complains about what cannot be
@@ -79,53 +77,6 @@ class TypicalSetSampler:
         if not 0 <= self.plain_share <= 1:
             raise ValueError(f"plain_share: wanted a number from 0 to 1, got {plain_share}")
         self.backend = backend
-        self.step = 0
-        # Shared, so that set_epoch reaches the workers of a DataLoader that keeps them from epoch to epoch.
-        self._epoch: Tensor = torch.zeros(1, dtype=torch.int64, device="cpu").share_memory_()  # type: ignore[no-untyped-call]
-
-    @property
-    def epoch(self) -> int:
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int, step: int = 0) -> None:
-        """Go to a step of an epoch. Loader workers see the epoch, so call it before the loader is iterated."""
-        epoch, self.step = _whole(epoch, "epoch", 2**63), _whole(step, "step", 2**31)
-        self._epoch.fill_(epoch)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the sampler stands: seed, epoch and step say all."""
-        return {"seed": self.seed, "epoch": self.epoch, "step": self.step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where ``state_dict`` was taken.
-
-        Raises:
-            ValueError: the state lacks a number, or is another seed's, whose numbers these would not be.
-        """
-        if missing := [key for key in ("seed", "epoch", "step") if key not in state]:
-            raise ValueError(f"state: wanted seed, epoch and step, got one without {', '.join(missing)}")
-        if state["seed"] != self.seed:
-            raise ValueError(f"state: wanted that of a sampler with seed {self.seed}, got seed {state['seed']}")
-        self.set_epoch(state["epoch"], state["step"])
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # a plain pickle brings the number alone
-
-    def key(
-        self,
-        batch: int,
-        *,
-        sample_ids: Tensor | Sequence[int] | None = None,
-        epoch: int | None = None,
-        device: torch.device | str | None = None,
-    ) -> tuple[int, Tensor]:
-        """What names the noise of a batch: the epoch's 64-bit seed and the (B,) int64 sample ids. Moves no counter."""
-        seed = _epoch_seed(self.seed, self.epoch if epoch is None else _whole(epoch, "epoch", 2**63))
-        ids = check.ids_of(sample_ids, torch.empty(batch, 0, device=device))
-        if ids is None:
-            ids = torch.arange(batch, device=device) + self.step * _IDS_PER_STEP
-        return seed, ids
 
     def __call__(
         self, clean: Tensor, *, sample_ids: Tensor | Sequence[int] | None = None, epoch: int | None = None
@@ -241,14 +192,6 @@ class NoisyDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.sampler(clean[None], sample_ids=[index])[0], clean
 
 
-@lru_cache(maxsize=64)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """64 bits of Philox: epochs have streams of their own, which no other seed's epochs share."""
-    first, name = torch.zeros(1, dtype=torch.int64, device="cpu"), torch.tensor([epoch], device="cpu")
-    words = sample_words(first, name, seed, STREAM_EPOCH)[0, 0].tolist()
-    return int(words[0] | words[1] << 32)
-
-
 def _with_share(spectrum: Any) -> Spectrum:
     """The spectrum with its share of the energy as a number."""
     found = spectrum if isinstance(spectrum, Spectrum) else Spectrum(spectrum)
@@ -260,16 +203,6 @@ def _with_share(spectrum: Any) -> Spectrum:
 def _level(value: Any) -> Any:
     """A number or an interval in Python's own types."""
     return value if value is None else tuple(map(float, value)) if isinstance(value, tuple | list) else float(value)
-
-
-def _whole(value: Any, name: str, end: int) -> int:
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if not 0 <= number < end:
-        raise ValueError(f"{name}: wanted a whole number, 0 <= {name} < 2**{end.bit_length() - 1}, got {value!r}")
-    return number
 
 
 def _require_finite(clean: Tensor, ids: Tensor) -> None:

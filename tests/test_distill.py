@@ -147,7 +147,7 @@ def test_a_denoiser_is_distilled_too() -> None:
     student = nn.Conv2d(1, 1, 1)
     found = fa.distill(Half(), student, images(60), budget=60, steps=100, lr=0.05)
     assert (found.kind, found.accuracy) == ("images", None)
-    assert float(student.weight) == pytest.approx(0.5, abs=0.01)
+    assert student.weight.item() == pytest.approx(0.5, abs=0.01)
     assert found.fidelity > 40
     assert "dB on 6 held-out images" in str(found)
     again = fa.distill(Half(), nn.Conv2d(1, 1, 1), images(60), budget=60, steps=60, lr=0.05, loss=fa.objectives.mse)

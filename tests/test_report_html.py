@@ -20,7 +20,8 @@ from PIL import Image
 
 from fastattack.report import figures
 from fastattack.report.conclusions import conclude, warnings
-from fastattack.report.html import write_report
+from fastattack.report.defended import defended_findings, defended_rows
+from fastattack.report.html import _examples, write_report
 from fastattack.report.study import MEASURES, Measure, eps_label, grid, number, short_labels
 from tests.chromium import load, needs_chromium, with_script
 from tests.report_cases import build
@@ -83,6 +84,10 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
         skipped=(("/data/<img src=y>.png", "truncated & <i>bad</i>"), ("/data/" + "n" * 300, "w" * 300)),
     )
     results["config"]["data"] = ["/data/</script><script>alert(2)</script>"]
+    results["models"][LONG[0]]["defense"] = {
+        "model": HOSTILE[1], "label": "x", "spec": "purifier:<b>t</b>", "sha256": None, "random": True,
+        "how": "through <b>it</b>",
+    }  # fmt: skip
     return out, results, *written(out, results)
 
 
@@ -118,6 +123,23 @@ def test_names_and_messages_are_text(hostile: tuple[Path, dict[str, Any], str, P
     assert "/data/<img src=y>.png" in shown
     assert "/data/</script><script>alert(2)</script>" in shown
     assert HOSTILE[1] in [attrs.get("title") for attrs in page.all("th")]
+
+
+def test_defended_models_have_a_section(hostile: tuple[Path, dict[str, Any], str, Page]) -> None:
+    """Blind: crafted on the model alone; adaptive: crafted on the defended one; the lower one in bold."""
+    _, results, text, page = hostile
+    section = text[text.index('<section id="defences">') : text.index('<section id="transfer">')]
+    assert section.count("<tr>") == 1 + len(results["matrices"])
+    for matrix in results["matrices"]:
+        here, alone = matrix["targets"].index(LONG[0]), matrix["sources"].index(HOSTILE[1])
+        after = matrix["psnr_after"]["mean"]
+        figures = [after[alone][alone], matrix["psnr_before"]["mean"][here], after[alone][here], after[here][here]]
+        low = min(figures[2:])
+        want = "".join(f"<td><b>{f:.2f}</b>" if f == low else f"<td>{f:.2f}" for f in figures)
+        assert want in re.sub(r"<small>[^<]*</small></td>", "", section)
+    assert "through <b>it</b>" in page.text(), "escaped"
+    assert "known to the attack" in section
+    assert {"href": "#defences"} in page.all("a")
 
 
 def test_ids_are_unique(hostile: tuple[Path, dict[str, Any], str, Page]) -> None:
@@ -227,6 +249,61 @@ def test_findings_are_computed() -> None:
         "in the highest.",
         "Of the perturbation, 1.05 times its norm comes out of the denoiser.",
     ]
+
+
+def test_defended_models_by_hand() -> None:
+    """Behind p: 28 dB where nothing is attacked, 27 under the blind attack, 24 under the one through it."""
+
+    def same(value: Any) -> dict[str, Any]:
+        return {"mean": value, "low": value, "high": value}
+
+    told = {"model": "a", "label": "p", "spec": "purifier:t_star=6", "sha256": None, "random": True, "how": "full"}
+    results = {
+        "config": {"eot": 4},
+        "models": {"a": {"failed": None}, "a+p": {"failed": None, "defense": told}, "t": {}, "t+p": {"defense": told}},
+        "summary": {"complete": True},
+        "skipped": [],
+        "matrices": [{
+            "eps": 0.02, "sources": ["a", "a+p"], "targets": ["a", "a+p", "t", "t+p"],
+            "psnr_before": same([30.0, 28.0, 31.0, 29.0]),
+            "psnr_after": same([[20.0, 27.0, 30.0, 28.5], [25.0, 24.0, 30.5, 28.7]]),
+        }],
+    }  # fmt: skip
+    (row,) = defended_rows(results)
+    figures = [row.alone, row.clean, row.blind, row.adaptive]
+    assert [f.mean for f in figures if f is not None] == [20.0, 28.0, 27.0, 24.0]
+    assert row.counts is row.adaptive
+    assert (row.how, row.noise, row.defense) == ("full", "unknown, 4 draws averaged", "purifier:t_star=6")
+    (sentence,) = defended_findings(results, 0.02)
+    assert sentence.replace("\u00a0", " ") == (
+        "a+p has 27.00 dB under the attack that does not know the defence, where a alone is left with 20.00 dB, and "
+        "24.00 dB under the one through it (not attacked: 28.00 dB)."
+    )
+    assert warnings(results) == []
+    assert defended_findings(results, 0.03) == []
+    results["matrices"][0]["psnr_after"] = same([[20.0, 23.0, 30.0, 28.5], [25.0, 24.0, 30.5, 28.7]])
+    (row,) = defended_rows(results)
+    assert row.counts is row.blind
+    assert len(warnings(results)) == 1
+    assert "less than the blind one for a+p: its gradients mislead" in warnings(results)[0]
+    results["models"]["a+p"]["defense"]["random"] = False
+    assert defended_rows(results)[0].noise == ""
+
+
+def test_a_purified_picture_stands_between_attacked_and_restored(tmp_path: Path) -> None:
+    results = build(tmp_path, sources=("a", "a+p"), others=(), eps=(5 / 255,))
+    for example in results["examples"]:
+        if example["source"] == "a+p":
+            example["files"]["purified"] = example["files"]["attacked"]
+            example["psnr"]["purified"] = 22.5
+    shown = _examples(tmp_path, results)
+    assert [[p.key for p in example["pictures"]] for example in shown["a"]] == [
+        ["clean", "noisy", "attacked", "restored", "restored_attacked", "perturbation"]
+    ] * 2
+    for example in shown["a+p"]:
+        keys = [p.key for p in example["pictures"]]
+        assert keys == ["clean", "noisy", "attacked", "purified", "restored", "restored_attacked", "perturbation"]
+        assert example["pictures"][3].detail == "22.50\u00a0dB"
 
 
 def test_cell_shades_and_signs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,16 @@ if TYPE_CHECKING:
     from ..report import ReportFolder
 
 
+def packaged_images() -> AbstractContextManager[Path]:
+    """Inside, the images of the package are a folder."""
+    return resources.as_file(resources.files("fastattack") / "assets" / "images")
+
+
 def load_data(data: list[Path] | None, channels: int) -> list[tuple[str, Tensor]]:
     """The images of these folders and files, or the packaged ones."""
     from ..job import load_images
 
-    with resources.as_file(resources.files("fastattack") / "assets" / "images") as packaged:
+    with packaged_images() as packaged:
         return load_images(list(data) if data else [packaged], channels)
 
 

@@ -28,6 +28,10 @@ def evaluate(
         list[str] | None, _OPTION(help="to attack and to score: [label=]kind[:source], such as dncnn:FILE")
     ] = None,
     targets: Annotated[list[str] | None, _OPTION(help="models to score alone, such as bm3d")] = None,
+    defense: Annotated[
+        list[str] | None,
+        _OPTION(help="every model also behind it: [label=]purifier:t_star=60, blur:1.5, median:3, jpeg:75, bm3d:25"),
+    ] = None,
     data: Annotated[list[str] | None, _OPTION(help="folders and image files")] = None,
     sigma: Annotated[str | None, _OPTION(help="noise level on the 0-255 scale, default 25")] = None,
     attack: Annotated[str | None, _OPTION(help="as for `fastattack attack`, default denoising-pgd")] = None,
@@ -39,7 +43,13 @@ def evaluate(
         bool | None, _OPTION("--preserve-noise/--no-preserve-noise", help="keep mean and norm of the noise (default)")
     ] = None,
     restarts: Annotated[int | None, _OPTION(help="independent random starts, default 1")] = None,
-    seed: Annotated[int | None, _OPTION(help="of noise, random starts and confidence intervals, default 0")] = None,
+    eot: Annotated[
+        int | None,
+        _OPTION(help="draws of a purifier averaged at each step; default 1: the attack knows the noise it will meet"),
+    ] = None,
+    seed: Annotated[
+        int | None, _OPTION(help="of noise, random starts, purifiers and confidence intervals, default 0")
+    ] = None,
     max_batch: Annotated[int | None, _OPTION(help="images of one size at a time, default 4")] = None,
     channels: Annotated[int | None, _OPTION(help="of the images, 1 or 3; default: what the models take")] = None,
     crop: Annotated[int | None, _OPTION(help="edge of central crops; default: whole images")] = None,
@@ -70,9 +80,9 @@ def evaluate(
     Run it under torchrun to share the work: torchrun --nproc-per-node 2 -m fastattack evaluate ...
     """
     given = {
-        "models": models, "targets": targets, "data": data, "sigma": sigma, "attack": attack, "eps": eps,
-        "steps": steps, "step": step, "norm": norm, "preserve_noise": preserve_noise, "restarts": restarts,
-        "seed": seed, "max_batch": max_batch, "channels": channels, "crop": crop, "limit": limit,
+        "models": models, "targets": targets, "defense": defense, "data": data, "sigma": sigma, "attack": attack,
+        "eps": eps, "steps": steps, "step": step, "norm": norm, "preserve_noise": preserve_noise, "restarts": restarts,
+        "eot": eot, "seed": seed, "max_batch": max_batch, "channels": channels, "crop": crop, "limit": limit,
         "quality": [] if quality == ["none"] else quality, "lpips_weights": lpips_weights, "shared_db": shared_db,
         "confidence": confidence, "draws": draws, "save_attacked": save_attacked, "precision": precision,
         "backend": backend,
@@ -146,9 +156,26 @@ def _tell(results: dict[str, Any], out: Path) -> None:
         for source, row in zip(matrix["sources"], matrix["drop"]["mean"], strict=True):
             table.add_row(escape(source), *("failed" if drop is None else f"{drop:.2f}" for drop in row))
         console.print(table)
+    _tell_defended(console, results)
     for name, model in results["models"].items():
         if model["failed"]:
             console.print(f"{name} failed: {model['failed']}", markup=False, style="bold")
     for skipped in results["skipped"]:
         console.print(f"left out: {skipped['why']}", markup=False)
     print(f"report: {out / ('report.html' if (out / 'report.html').is_file() else 'results.json')}")
+
+
+def _tell_defended(console: Console, results: dict[str, Any]) -> None:
+    """Every defence under the blind and the adaptive attack, side by side."""
+    from ..report.defended import defended_rows, defended_warnings
+
+    if not (rows := defended_rows(results)):
+        return
+    columns = ("PSNR in dB", "eps", "undefended", "not attacked", "blind", "adaptive", "gradients", "its noise")
+    table = Table(*columns)
+    for row in rows:
+        figures = ["failed" if f is None else f"{f.mean:.2f}" for f in (row.alone, row.clean, row.blind, row.adaptive)]
+        table.add_row(escape(row.name), f"{row.eps * 255:.3g}/255", *figures, escape(row.how), row.noise or "none")
+    console.print(table)
+    for text in defended_warnings(results):
+        console.print(text, markup=False, style="bold")

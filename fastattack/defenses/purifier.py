@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..diffusion import Diffusion, load
 from ..diffusion.process import Guide, Process
 from ..diffusion.schedule import evenly, require_level
-from ..engine.naming import names_now
 from ..fast.speed import PRECISIONS
 from ..ops import check
 from ..ops.reference_random import STREAM_DRAW, sample_words
+from .defended import Defended
 from .through import Through
 
 SAMPLERS = {"ddpm": 1.0, "ddim": 0.0}
@@ -51,9 +51,16 @@ class _Options:
             optional = value is None and name != "surrogate_steps"
             if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: wanted a whole number >= 1, got {value!r}")
-        for name in ("input_sigma", "output_sigma"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: wanted a noise level >= 0, got {getattr(self, name)!r}")
+        for name in ("sigma", "input_sigma", "output_sigma"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:  # more than 255 on the 0-255 scale is no noise of images
+                hint = f", did you mean {value:g} / 255?" if 1 < value <= 255 else ""
+                more = "; t_star goes further" if name == "sigma" and value > 1 else ""
+                raise ValueError(
+                    f"{name}: wanted a noise level from 0 to 1, for images in [0, 1], got {value!r}{hint}{more}"
+                )
+        if self.guide is not None and not callable(self.guide):
+            raise TypeError(f"guide: wanted a function (eps_hat, x_t, level, input), got {type(self.guide).__name__}")
         check.whole(self.seed, "seed", 64)
 
 
@@ -71,7 +78,7 @@ class Purifier:
     Args:
         diffusion: a `fastattack.diffusion.Diffusion`, or what `fastattack.diffusion.load` takes.
         t_star: level up to which noise is added, 0 (the images as they are) .. N.
-        sigma: instead of t_star, the noise beside the images: the first level with at least as much.
+        sigma: instead of t_star, the noise beside the images, at most 1: the first level with at least as much.
         sampler: "ddpm" (ancestral steps) or "ddim" (after the jump to t* nothing is drawn).
         steps: reverse steps, spread evenly; None: one for each level.
         seed: 0 <= seed < 2**64.
@@ -87,7 +94,7 @@ class Purifier:
         precision: of the diffusion model: "fp32", "bf16", "fp16", "tf32" or "auto" (autocast); its steps are in float32
             or wider.
         max_batch: images purified at a time; None: all.
-        guide: changes the predicted noise at each step, (eps_hat, x_t, level, input) -> eps_hat.
+        guide: changes the predicted noise at each step, (eps_hat, x_t, level, input) -> eps_hat; `LatentGuide` is one.
 
     Raises:
         TypeError, ValueError: an option that is unknown or out of range.
@@ -161,9 +168,11 @@ class Purifier:
             raise ValueError(f"steps: wanted at most {room}, one for each level down from {start}, got {options.steps}")
         levels = evenly(start, stop, options.steps or room) if room else (0,)
         eta = SAMPLERS[options.sampler]
+        bound = getattr(options.guide, "bound", None)
+        guide = options.guide if bound is None else bound(diffusion)
         return Process(
-            diffusion, levels, eta, options.input_sigma, options.output_sigma, options.precision, options.guide
-        )
+            diffusion, levels, eta, options.input_sigma, options.output_sigma, options.precision, guide
+        )  # fmt: skip
 
     @cached_property
     def _behind(self) -> Process | None:
@@ -172,13 +181,19 @@ class Purifier:
             return None
         return self.process if kind == "full" else self.process.thinned(self.options.surrogate_steps)
 
+    @property
+    def how(self) -> str:
+        """How gradients are made, in words."""
+        options = self.options
+        kind = {"full": "full gradient", "bpda": "BPDA"}.get(
+            options.gradient, f"surrogate of {min(options.surrogate_steps, self.process.steps)} steps"
+        )
+        return f"{options.precision}, through a purifier: {kind}"
+
     # -- use -----------------------------------------------------------------------------------------------------------
 
     def __call__(self, model: Callable[[Tensor], Any]) -> Purified:
         """The model behind this purifier, as an nn.Module."""
-        if not callable(model):
-            hint = "; purify(x) is for images" if isinstance(model, Tensor) else ""
-            raise TypeError(f"model: wanted something callable as model(x), got {type(model).__name__}{hint}")
         return Purified(self, model)
 
     def purify(self, x: Tensor, *, sample_ids: Tensor | None = None, draw: int = 0) -> Tensor:
@@ -242,7 +257,7 @@ def seed_of_draw(seed: int, draw: int) -> int:
     return int(words[0] | words[1] << 32)
 
 
-class Purified(nn.Module):
+class Purified(Defended):
     """A model behind a purifier: model(purifier.purify(x)).
 
     Attributes:
@@ -251,31 +266,16 @@ class Purified(nn.Module):
     """
 
     def __init__(self, purifier: Purifier, model: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.purifier, self.model = purifier, model
+        super().__init__(purifier, model)
+        self.purifier = purifier
         self.diffusion = purifier.diffusion  # so that .to(device) moves it too
-        self.training = getattr(model, "training", False)
-
-    def forward(self, x: Tensor, sample_ids: Tensor | None = None, draw: int | None = None) -> Any:
-        if sample_ids is None and draw is None:
-            sample_ids, draw = names_now()  # what an attack says, also where this is a part of its model
-        return self.model(self.purifier.purify(x, sample_ids=sample_ids, draw=draw or 0))
-
-    @property
-    def how(self) -> str:
-        """How gradients are made, in words (`AttackResult.how`)."""
-        options = self.purifier.options
-        kind = {"full": "full gradient", "bpda": "BPDA"}.get(
-            options.gradient, f"surrogate of {min(options.surrogate_steps, self.purifier.process.steps)} steps"
-        )
-        return f"{options.precision}, through a purifier: {kind}"
-
-    def for_samples(self, sample_ids: Tensor | None, draw: int) -> Callable[[Tensor], Any]:
-        """This model for samples of these names and a draw; attacks call it so (`fastattack.engine.Single`)."""
-        return lambda x: self(x, sample_ids, draw)
+        guide = purifier.options.guide
+        self.guide = guide if isinstance(guide, nn.Module) else getattr(guide, "auxiliary", None)
 
     def train(self, mode: bool = True) -> Purified:
-        """The model's mode; the diffusion model stays in eval mode."""
+        """The model's mode; the diffusion model and a guide's network stay in eval mode."""
         super().train(mode)
         self.diffusion.eval()
+        if isinstance(self.guide, nn.Module):
+            self.guide.eval()
         return self

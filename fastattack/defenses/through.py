@@ -23,12 +23,13 @@ def forward(process: Process, x: Tensor, seed: int, ids: Tensor, keep: list[Tens
     watch, stride = Watch(process), stride_of(process)
     with torch.no_grad():
         origin = process.scaled(x)
+        seen = process.seen(origin)
         state = process.enter(origin if process.guide is None else origin.clone(), seed, ids)
         watch.see(state)
         for k in range(process.steps):
             if keep is not None and k % stride == 0:
                 keep.append(state.clone())  # the steps write in place
-            state = process.step(k, state, origin, seed, ids, overwrite=True)
+            state = process.step(k, state, seen, seed, ids, overwrite=True)
             watch.see(state)
         out = process.leave(state, seed, ids)
     watch.require_finite()
@@ -43,31 +44,44 @@ def backward(process: Process, x: Tensor, kept: list[Tensor], grad: Tensor, seed
     """The gradient at x, a step at a time: the graph of one step is alive, and the states of one stride."""
     stride, scale = stride_of(process), process.diffusion.high - process.diffusion.low
     origin = process.scaled(x.detach())
-    of_origin = torch.zeros_like(origin)
+    with torch.no_grad():
+        seen = process.seen(origin)
+    of_seen = torch.zeros_like(seen)
     grad = grad * (process.grown / scale)
     for segment in reversed(range(len(kept))):
         first = segment * stride
         states = [kept[segment]]
         with torch.no_grad():
             for k in range(first, min(first + stride, process.steps) - 1):
-                states.append(process.step(k, states[-1], origin, seed, ids))
+                states.append(process.step(k, states[-1], seen, seed, ids))
         for k in reversed(range(first, first + len(states))):
-            grad, more = _through_step(process, k, states.pop(), origin, grad, seed, ids)
+            grad, more = _through_step(process, k, states.pop(), seen, grad, seed, ids)
             if more is not None:
-                of_origin += more
-    return (grad * process.kept + of_origin) * scale
+                of_seen += more
+    return (grad * process.kept + _through_seen(process, origin, of_seen)) * scale
 
 
 def _through_step(
-    process: Process, k: int, state: Tensor, origin: Tensor, grad: Tensor, seed: int, ids: Tensor
+    process: Process, k: int, state: Tensor, seen: Tensor, grad: Tensor, seed: int, ids: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """The gradients at a step's state, and at the input where a guide sees it."""
+    """The gradients at a step's state, and at what a guide sees of the input."""
     with torch.enable_grad():
-        leaves = [t.detach().requires_grad_(True) for t in ((state,) if process.guide is None else (state, origin))]
+        leaves = [t.detach().requires_grad_(True) for t in ((state,) if process.guide is None else (state, seen))]
         out = process.step(k, leaves[0], leaves[-1], seed, ids)
         found = torch.autograd.grad(out, leaves, grad, allow_unused=True)
     before = torch.zeros_like(state) if found[0] is None else found[0]
     return before, found[1] if len(found) > 1 else None
+
+
+def _through_seen(process: Process, origin: Tensor, grad: Tensor) -> Tensor:
+    """The gradient at the input, once for all steps, of what a guide saw of it."""
+    with torch.enable_grad():
+        leaf = origin.detach().requires_grad_(True)
+        seen = process.seen(leaf)
+        if seen is leaf or not seen.requires_grad:
+            return grad if seen is leaf else torch.zeros_like(origin)
+        (found,) = torch.autograd.grad(seen, leaf, grad)
+    return found
 
 
 class Through(torch.autograd.Function):

@@ -18,7 +18,12 @@ Coefficients = tuple[float, float, float]
 
 
 class Guide(Protocol):
-    """Changes the predicted noise: (eps_hat, x_t, level, input) -> eps_hat; the input on the model's scale."""
+    """Changes the predicted noise: (eps_hat, x_t, level, input) -> eps_hat; the input on the model's scale.
+
+    Two more methods are called where a guide has them. ``bound(diffusion)``, once for a purifier, gives the guide that
+    knows the schedule and the scale. ``facing(input)``, once for a batch, gives the tensor that is handed over in the
+    input's place at every step (its latents, say); autograd goes through it, and no sample may see another.
+    """
 
     def __call__(self, eps_hat: Tensor, x: Tensor, level: int, origin: Tensor, /) -> Tensor: ...
 
@@ -106,6 +111,11 @@ class Process:
         """What the last state is multiplied with, so that the image has its share of 1 again."""
         return 1 / math.sqrt(self.diffusion.schedule.alpha_bar(self.levels[-1]))
 
+    def seen(self, origin: Tensor) -> Tensor:
+        """What the guide sees of the images on the model's scale: they themselves, or what it makes of them."""
+        facing = getattr(self.guide, "facing", None)
+        return origin if facing is None else facing(origin)
+
     def enter(self, origin: Tensor, seed: int, ids: Tensor) -> Tensor:
         """The forward jump of images on the model's scale, which are overwritten; noise that they hold counts."""
         held = self.input_sigma * (self.diffusion.high - self.diffusion.low)
@@ -113,12 +123,12 @@ class Process:
         by = (self.kept, 0.0, self.kept * math.sqrt(max(0.0, missing)))
         return advance(origin, None, by, seed=seed, step=0, sample_ids=ids, overwrite=True)
 
-    def step(self, k: int, x: Tensor, origin: Tensor, seed: int, ids: Tensor, *, overwrite: bool = False) -> Tensor:
+    def step(self, k: int, x: Tensor, seen: Tensor, seed: int, ids: Tensor, *, overwrite: bool = False) -> Tensor:
         """Reverse step k = 0 .. steps - 1; ``overwrite`` writes x, without autograd."""
         start, stop = self.levels[k], self.levels[k + 1]
         eps_hat = self.diffusion(x, start, self.precision)
         if self.guide is not None:
-            eps_hat = self.guide(eps_hat, x, start, origin)
+            eps_hat = self.guide(eps_hat, x, start, seen)
         if overwrite and eps_hat.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
             eps_hat = eps_hat.clone()  # a model that hands its input through
         by = reverse_coefficients(self.diffusion.schedule, start, stop, self.eta)
@@ -153,6 +163,7 @@ class Watch:
         k, levels, steps = good.index(False), self.process.levels, self.process.steps
         if k == 0:
             raise NonFiniteError("diffusion: the images hold NaN or infinity before the first reverse step")
+        hint = "" if self.process.guide is None else "; the predicted noise is guided: is its scale too large?"
         raise NonFiniteError(
-            f"diffusion: NaN or infinity in reverse step {k} of {steps} (level {levels[k - 1]} to {levels[k]})"
+            f"diffusion: NaN or infinity in reverse step {k} of {steps} (level {levels[k - 1]} to {levels[k]}){hint}"
         )

@@ -25,6 +25,7 @@ def save_examples(
     models: Mapping[str, Model],
     find: Callable[[int, str], tuple[Batch, Tensor | None]],
     craft: Craft,
+    purify: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
 ) -> list[dict[str, Any]]:
     """Write folder/examples/<rank>-<source>/*.png for the strongest and the median image of each source.
 
@@ -33,6 +34,7 @@ def save_examples(
         models: by label.
         find: function of (sample, source) -> (batch, attacked inputs of it or None), both on the models' device.
         craft: the attack that ``matrix`` is of; an attacked input that was not kept is made again.
+        purify: what stands before a model, by its label: function of (inputs, ids of the samples).
 
     Returns:
         What results.json says of them.
@@ -40,10 +42,13 @@ def save_examples(
     told = []
     for number, (rank, source, sample) in enumerate(choose_examples(matrix)):
         batch, attacked = find(sample, source)
+        ids = torch.tensor(batch.ids, device=batch.noisy.device)
         if attacked is None:
-            ids = torch.tensor(batch.ids, device=batch.noisy.device)
             attacked = craft(models[source]).run(batch.noisy, batch.clean, sample_ids=ids).adversarial
-        images = _images(batch, batch.ids.index(sample), attacked, models[source])
+        row = batch.ids.index(sample)
+        images = _images(batch, row, attacked, models[source])
+        if purify and source in purify:
+            images["purified"] = purify[source](attacked, ids)[row]
         name = f"{number:02d}-{rank}-{_safe(source)}"
         files = {kind: f"examples/{name}/{kind}.png" for kind in images}
         for kind, image in images.items():
@@ -53,7 +58,7 @@ def save_examples(
 
 
 def _images(batch: Batch, row: int, attacked: Tensor, model: Model) -> dict[str, Tensor]:
-    restored, restored_attacked = restore(model, batch.noisy), restore(model, attacked)
+    restored, restored_attacked = restore(model, batch.noisy, batch.ids), restore(model, attacked, batch.ids)
     delta = (attacked - batch.noisy)[row]
     return {
         "clean": batch.clean[row], "noisy": batch.noisy[row], "attacked": attacked[row], "restored": restored[row],
@@ -66,7 +71,7 @@ def _told(matrix: TransferMatrix, rank: str, source: str, sample: int, images: M
     score = rows_where(matrix.scores, sample=sample, source=source, target=source)
     row = rows_where(matrix.attacks, sample=sample, source=source)
     clean = images["clean"][None]
-    kinds = ("noisy", "attacked", "restored", "restored_attacked")
+    kinds = [kind for kind in images if kind not in ("clean", "perturbation")]
     return {
         "rank": rank, "source": source, "eps": matrix.eps, "image": str(score["image"][0]), "sample": sample,
         "psnr": {kind: psnr(images[kind][None], clean).item() for kind in kinds},

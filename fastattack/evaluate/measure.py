@@ -13,6 +13,7 @@ from .. import metrics
 from ..attacks import AttackResult
 from ..attacks.base import Attack
 from ..engine import Model
+from ..engine.naming import naming
 from ..guard import left_as_found
 from .statistics import attack_statistics
 from .table import Table, table_of
@@ -91,13 +92,16 @@ def measure(
     return run.measured
 
 
-def restore(model: Model, y: Tensor) -> Tensor:
+def restore(model: Model, y: Tensor, ids: Sequence[int]) -> Tensor:
     """D(y), without a trace: the model in eval mode, left as it was found.
+
+    ``ids`` name the samples: a model that draws by name draws the same for them in every batch, as it is (draw 0).
 
     Raises:
         TypeError, ValueError: the output is not an image like y.
     """
-    with left_as_found(model, y.device, eval_mode=True), torch.no_grad():
+    named = torch.tensor(ids, device=y.device)
+    with left_as_found(model, y.device, eval_mode=True), torch.no_grad(), naming(named, 0):
         out: Any = model(y)
     if not isinstance(out, Tensor):
         raise TypeError(f"output: wanted a tensor, got {type(out).__name__}")
@@ -130,7 +134,7 @@ class _Run:
     def restored_by(self, name: str, y: Tensor) -> Tensor | None:
         """None where the model failed."""
         try:
-            return restore(self.models[name], y)
+            return restore(self.models[name], y, self.batch.ids)
         except Exception as error:
             self.failed(name, error)
             return None

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..models.spec import OpenedModel
 from .bootstrap import Bootstrap
 from .matrix import TransferMatrix, build_matrix
 from .measure import Measured
+from .panel import Behind, Panel
 from .statistics import BANDS
 from .study import Study
 from .table import Table, joined, rows_where
@@ -80,15 +80,21 @@ def choose_examples(matrix: TransferMatrix) -> list[tuple[str, str, int]]:
     return chosen
 
 
-def describe_models(
-    models: Mapping[str, OpenedModel], sources: Sequence[str], failed: Mapping[str, tuple[str, int]]
-) -> dict[str, dict[str, Any]]:
-    """``models``: the opened ones by label."""
+def describe_models(panel: Panel, failed: Mapping[str, tuple[str, int]]) -> dict[str, dict[str, Any]]:
+    """By label; of a model behind a defence also "defense": which model, which defence, and how attacks pass it."""
     return {
         label: {
-            "spec": one.spec, "role": "source" if label in sources else "target", "parameters": one.parameters,
+            "spec": one.spec, "role": "source" if label in panel.sources else "target", "parameters": one.parameters,
             "sha256": one.sha256, "failed": failed[label][0] if label in failed else None,
             "failed_on": failed[label][1] if label in failed else 0,
-        }
-        for label, one in models.items()
+        } | ({"defense": _describe_defense(panel.defended[label], one.model)} if label in panel.defended else {})
+        for label, one in panel.opened.items()
+    }  # fmt: skip
+
+
+def _describe_defense(one: Behind, model: Any) -> dict[str, Any]:
+    defense = one.defense
+    return {
+        "model": one.model, "label": defense.label, "spec": defense.spec, "sha256": defense.sha256,
+        "random": defense.random, "how": str(getattr(model, "how", "")),
     }  # fmt: skip

@@ -77,7 +77,7 @@ def run_study(
         share=(team.rank, team.size), gather=team.gather,
     )  # fmt: skip
     check_sizes(panel, pictures, study)
-    own = identity(study, pictures.named(), panel.checksums(), torch.device(device).type)
+    own = identity(study, pictures.named(), panel.checksums(), torch.device(device).type, panel.defense_checksums())
     team.first(lambda: folder.begin(own))
     folder.join(own)
     run = _Run(study, panel, pictures, folder, team, torch.device(device), quality)
@@ -165,7 +165,7 @@ class _Run:
                     "images": len(self.pictures.good), "seconds": seconds, "channels": panel.channels,
                     "complete": not failed, "processes": self.team.size,
                 },
-                "models": describe_models(panel.opened, panel.sources, failed),
+                "models": describe_models(panel, failed),
                 "skipped": [{"path": path, "why": why} for path, why in self.pictures.broken],
                 "matrices": [matrix.as_dict() for matrix in found],
                 "statistics": [row for matrix in found for row in describe_attacks(matrix, study.bootstrap)],
@@ -193,7 +193,8 @@ class _Run:
             return self.load(number), None if attacked is None else attacked.to(self.device)
 
         models = self.panel.models(self.panel.sources)
-        return save_examples(self.folder.work, matrix, models, find, self.study.crafts[place])
+        purify = {name: one.defense.purify for name, one in self.panel.defended.items()}
+        return save_examples(self.folder.work, matrix, models, find, self.study.crafts[place], purify)
 
 
 class _Told:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .. import __version__
+from ..defenses.spec import DefenseSpec, check_defense_labels, parse_defense
 from ..extras import require
 from ..job import JobConfig, build_attack
 from ..models.weights import sha256_of
@@ -23,7 +24,7 @@ from ..training.config import require_whole
 from .bootstrap import Bootstrap
 from .measure import Craft
 
-_LISTS = ("models", "targets", "data", "eps", "quality")
+_LISTS = ("models", "targets", "defense", "data", "eps", "quality")
 _NUMBERS = ("sigma", "step", "shared_db", "confidence")
 QUALITIES = ("ssim", "lpips")
 
@@ -35,11 +36,13 @@ class Study:
     Attributes:
         models: what to attack and to score: ``[label=]kind[:source]``, see `fastattack.models.spec`.
         targets: models that are scored alone.
+        defense: what each model also stands behind, ``[label=]kind[:options]``, see `fastattack.defenses.spec`: as
+            "MODEL+LABEL", under the attacks crafted on the others (blind) and attacked itself (adaptive).
         data: folders and image files.
         sigma: noise level; also of models that must be told it.
         attack: a name of `fastattack.job.ATTACKS`.
         eps: radii; the attack is made for each.
-        steps, step, norm, preserve_noise, restarts, seed, backend, precision: of the attack; see `JobConfig`. Only
+        steps, step, norm, preserve_noise, restarts, eot, seed, backend, precision: of the attack; see `JobConfig`. Only
             denoising-pgd keeps the noise; precision is not "auto".
         max_batch: images of one shape attacked together. The batches decide the last bits of results, so a run of many
             processes makes the same ones.
@@ -56,6 +59,7 @@ class Study:
     models: tuple[str, ...]
     data: tuple[str, ...]
     targets: tuple[str, ...] = ()
+    defense: tuple[str, ...] = ()
     sigma: float = 25.0
     attack: str = "denoising-pgd"
     eps: tuple[float, ...] = (5 / 255,)
@@ -64,6 +68,7 @@ class Study:
     norm: str | None = None
     preserve_noise: bool = True
     restarts: int = 1
+    eot: int = 1
     seed: int = 0
     max_batch: int = 4
     channels: int | None = None
@@ -101,7 +106,7 @@ class Study:
                 raise ValueError(f"quality: wanted some of {', '.join(QUALITIES)}, got {name!r}")
         if ("lpips" in self.quality) != (self.lpips_weights is not None):
             raise ValueError("lpips_weights: wanted a file where quality has lpips, and only there")
-        _ = self.bootstrap
+        _ = self.bootstrap, self.defenses
         if self.attack != "denoising-pgd":
             object.__setattr__(self, "preserve_noise", False)  # the others have no such option
         first = self.configs[0]  # its steps and norm may come from the attack
@@ -113,6 +118,12 @@ class Study:
     @property
     def bootstrap(self) -> Bootstrap:
         return Bootstrap(confidence=self.confidence, draws=self.draws, seed=self.seed)
+
+    @property
+    def defenses(self) -> list[DefenseSpec]:
+        found = [parse_defense(text) for text in self.defense]
+        check_defense_labels(found)
+        return found
 
     @property
     def configs(self) -> list[JobConfig]:
@@ -175,7 +186,11 @@ def study_file(path: Path) -> dict[str, Any]:
 
 
 def identity(
-    study: Study, images: Sequence[tuple[int, str, str]], models: dict[str, str | None], device: str
+    study: Study,
+    images: Sequence[tuple[int, str, str]],
+    models: dict[str, str | None],
+    device: str,
+    defenses: dict[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """What must be the same for a run to go on: study, images, weights, versions and kind of device.
 
@@ -183,12 +198,14 @@ def identity(
         images: (number, name, SHA-256) of each image.
         models: SHA-256 of each weight file by label; what a user's file imports is not seen.
         device: "cpu" or "cuda".
+        defenses: SHA-256 of the weights of each defence by label.
     """
     text = json.dumps([list(image) for image in images])
     digest = hashlib.sha256(text.encode()).hexdigest()
     measured = None if study.lpips_weights is None else sha256_of(Path(study.lpips_weights))
     return {
-        **study.as_dict(), "images": f"{len(images)} ({digest[:16]})", "weights": models, "lpips": measured,
+        **study.as_dict(), "images": f"{len(images)} ({digest[:16]})", "weights": models,
+        "defense_weights": defenses or {}, "lpips": measured,
         "fastattack": __version__, "torch": str(torch.__version__), "device": device,
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ from fastattack.models.ffdnet import FFDNet
 from fastattack.models.loading import Denoiser, load
 from fastattack.models.n2n import N2NUNet
 from fastattack.models.spec import ModelSpec, OpenedModel, check_labels, open_model, parse_spec
+from fastattack.models.udc_unet import UDCUNet, new_udc_unet
 
 __all__ = [
     "DeepinvDenoiser",
@@ -20,9 +21,11 @@ __all__ = [
     "ModelSpec",
     "N2NUNet",
     "OpenedModel",
+    "UDCUNet",
     "check_labels",
     "initialise",
     "load",
+    "new_udc_unet",
     "open_model",
     "parse_spec",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import torch
 from torch import Tensor
@@ -15,12 +17,17 @@ from fastattack.models.dncnn import DnCNN
 from fastattack.models.ecndnet import ECNDNet
 from fastattack.models.ffdnet import FFDNet
 from fastattack.models.n2n import N2NUNet
+from fastattack.models.udc_unet import UDCUNet
 from fastattack.models.weights import State, official_weights, read_weights
 
-Denoiser = DnCNN | FFDNet | ECNDNet | N2NUNet | DeepinvDenoiser
+if TYPE_CHECKING:
+    from fastattack.models.tweedie import DiffusionDenoiser
+
+Denoiser = Union[DnCNN, FFDNet, ECNDNet, N2NUNet, UDCUNet, DeepinvDenoiser, "DiffusionDenoiser"]
 
 EMBEDDED = "dncnn_small_gray_25.safetensors"
 DEEPINV = "deepinv:"
+DIFFUSION = "diffusion"
 
 
 class _Mismatch(ValueError):
@@ -41,15 +48,17 @@ def load(
     ``sigma`` (0-255 scale; None when blind or unknown).
 
     Args:
-        name: "dncnn", "ffdnet", "ecndnet", "n2n", "embedded" (the small gray DnCNN for sigma 25 in this package), or
-            "deepinv:CLASS" for a denoiser of the package deepinv (extra "deepinv"), "deepinv:pnp-CLASS" for it in a
-            plug-and-play loop; these want sigma.
+        name: "dncnn", "ffdnet", "ecndnet", "n2n", "udc_unet" (what ``scripts/train_udc.py`` makes), "embedded" (the
+            small gray DnCNN for sigma 25 in this package), or "deepinv:CLASS" for a denoiser of the package deepinv
+            (extra "deepinv"), "deepinv:pnp-CLASS" for it in a plug-and-play loop; or "diffusion" for one step of a
+            diffusion model from the noise level sigma to the clean image (`fastattack.models.tweedie`; the model itself:
+            `fastattack.diffusion.load`). The last two want sigma.
         channels: image channels that the checkpoint must have; None accepts what it has.
         sigma: noise level on the 0-255 scale of the literature (25, not 25/255). It selects the official file when
-            no weights are given, is the level that FFDNet and deepinv's assume, and a label for the others. A file
-            whose metadata names its level must agree.
-        weights: a .safetensors, .pt or .pth file; None takes the official one (downloaded, checked and cached;
-            deepinv fetches its own, unchecked).
+            no weights are given, is the level that FFDNet, deepinv's and diffusion models assume, and a label for the
+            others. A file whose metadata names its level must agree.
+        weights: a .safetensors, .pt or .pth file, of "diffusion" also a folder of diffusers; None takes the official
+            one (downloaded, checked and cached; deepinv fetches its own, unchecked), or the embedded diffusion model.
         device: where to put it.
 
     Raises:
@@ -57,7 +66,7 @@ def load(
         OSError: the file is missing or cannot be downloaded.
         RuntimeError: deepinv is asked for and does not import.
     """
-    known = (*_BUILDERS, "embedded", "deepinv:CLASS")
+    known = (*_BUILDERS, "embedded", DIFFUSION, "deepinv:CLASS")
     if name not in known[:-1] and not name.startswith(DEEPINV):
         raise ValueError(f"unknown model {name!r}, expected one of {', '.join(known)}")
     if sigma is not None and not 0 <= sigma <= 255:
@@ -66,6 +75,10 @@ def load(
         path = None if weights is None else Path(weights)
         found = load_deepinv(name.removeprefix(DEEPINV), channels=channels, sigma=sigma, weights=path)
         return found.to(device)
+    if name == DIFFUSION:
+        from fastattack.models.tweedie import load_denoiser  # it is built on the diffusion models, which read weights
+
+        return load_denoiser(weights, channels=channels, sigma=sigma, device=device)
     if name == "embedded":
         if weights is not None:
             raise ValueError("the embedded model has its own weights; use load('dncnn', weights=...) for a file")
@@ -175,9 +188,19 @@ def _build_n2n(state: State, sigma: float | None) -> tuple[Denoiser, State]:
     return N2NUNet(first.shape[1], sigma=sigma), state
 
 
+def _build_udc_unet(state: State, sigma: float | None) -> tuple[Denoiser, State]:
+    first = state.get("enter.weight")
+    levels = sorted(key for key in state if re.fullmatch(r"before\.\d+\.conv1\.weight", key))
+    if first is None or first.ndim != 4 or first.shape[1] % 4 or not levels:
+        raise _Mismatch(f"wanted enter.weight (32, 4, 3, 3) and before.0.conv1.weight, got {_some(state)}")
+    widths = tuple(state[f"before.{k}.conv1.weight"].shape[0] for k in range(len(levels)))
+    return UDCUNet(first.shape[1] // 4, widths=widths, sigma=sigma), state
+
+
 _BUILDERS: dict[str, Callable[[State, float | None], tuple[Denoiser, State]]] = {
     "dncnn": _build_dncnn,
     "ffdnet": _build_ffdnet,
     "ecndnet": _build_ecndnet,
     "n2n": _build_n2n,
+    "udc_unet": _build_udc_unet,
 }

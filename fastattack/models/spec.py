@@ -17,9 +17,9 @@ from fastattack.models.weights import official_weights, sha256_of
 
 Model = Callable[[Tensor], Any]
 
-_PUBLISHED = ("dncnn", "ffdnet", "ecndnet", "n2n")
+_PUBLISHED = ("dncnn", "ffdnet", "ecndnet", "n2n", "udc_unet")
 _PROGRAMS = ("torchscript", "export")
-KINDS = (*_PUBLISHED, "embedded", "deepinv", "bm3d", *_PROGRAMS)
+KINDS = (*_PUBLISHED, "embedded", "diffusion", "deepinv", "bm3d", *_PROGRAMS)
 PYTHON = "FILE.py:function"
 GRAMMAR = (
     f"[label=]kind[:source] with kind {', '.join(KINDS)}, or {PYTHON}; "
@@ -74,9 +74,11 @@ class OpenedModel:
 def parse_spec(text: str) -> ModelSpec:
     """The model that a text names, in one of the forms
 
-        dncnn:FILE  ffdnet:FILE  ecndnet:FILE  n2n:FILE   weight files as `models.load` takes them
+        dncnn:FILE  ffdnet:FILE  ecndnet:FILE  n2n:FILE  udc_unet:FILE   weight files as `models.load` takes them
         dncnn                                             (without a file) the published weights, fetched
         embedded                                          the small DnCNN of this package
+        diffusion  diffusion:FILE                         one step of a diffusion model, the embedded one or another,
+                                                          from the noise level to the clean image
         deepinv:CLASS  deepinv:CLASS=FILE                 a denoiser of deepinv, with its own weights or those of a file
         deepinv:pnp-CLASS                                 the same in a plug-and-play loop
         bm3d                                              BM3D (not differentiable)
@@ -166,8 +168,9 @@ def open_model(
 
     Args:
         spec: from `parse_spec`.
-        sigma: noise level on the 0-255 scale, for the models that want one (ffdnet, deepinv, bm3d, a user's); None when
-            unknown. Models trained for one level are opened whatever it is: how they do at another is worth measuring.
+        sigma: noise level on the 0-255 scale, for the models that want one (ffdnet, deepinv, diffusion, bm3d, a
+            user's); None when unknown. Models trained for one level are opened whatever it is: how they do at another
+            is worth measuring.
         channels: image channels that it must have; None accepts what it has.
         device: where to put it.
 
@@ -176,7 +179,7 @@ def open_model(
         OSError: the file is missing or cannot be fetched.
         RuntimeError: an optional package that it needs is missing or does not import; names the extra.
     """
-    if spec.path is not None and not spec.path.is_file():
+    if spec.path is not None and not spec.path.is_file() and not (spec.kind == "diffusion" and spec.path.is_dir()):
         raise FileNotFoundError(f"model: {spec.text!r}: no such file: {spec.path}")
     where = torch.device(device)
     path = spec.path
@@ -200,6 +203,10 @@ def open_model(
 
 
 def _hash(spec: ModelSpec, path: Path | None) -> str | None:
+    if spec.kind == "diffusion":
+        from fastattack.models.tweedie import sha256_of_diffusion
+
+        return sha256_of_diffusion(path)
     if spec.kind == "embedded":
         with embedded_file() as packaged:
             return sha256_of(packaged)
@@ -211,9 +218,10 @@ def _build(
 ) -> Model:
     if spec.kind == "embedded":
         return load("embedded", channels=channels, device=device)
-    if spec.kind in (*_PUBLISHED, "deepinv"):
+    if spec.kind in (*_PUBLISHED, "deepinv", "diffusion"):
         name = spec.kind if spec.name is None else f"deepinv:{spec.name}"
-        told = sigma if spec.kind in ("ffdnet", "deepinv") else None  # the others have learnt theirs, whatever it is
+        asks = spec.kind in ("ffdnet", "deepinv", "diffusion")
+        told = sigma if asks else None  # the others have learnt theirs, whatever it is
         return load(name, channels=channels, sigma=told, weights=path, device=device)
     if spec.kind == "bm3d":
         from fastattack.models.bm3d import BM3D

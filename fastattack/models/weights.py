@@ -121,6 +121,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_folder(path: Path) -> str:
+    """The SHA-256 of the names and contents of all files below a folder, hexadecimal."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def read_weights(path: str | Path) -> tuple[State, dict[str, str]]:
     """Read a weight file: ``.safetensors``, or ``.pt`` / ``.pth`` with nothing but tensors in it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .defended import defended_findings, defended_warnings
 from .study import NBSP, Estimate, Results, confidence, eps_label, estimate, failure, largest, number, own
 
 
@@ -15,6 +16,7 @@ def conclude(results: Results) -> list[str]:
     rows = [row for row in results["statistics"] if float(row["eps"]) == float(matrix["eps"])]
     found = [
         *_robustness(results, matrix),
+        *defended_findings(results, float(matrix["eps"])),
         *_transfer(matrix),
         *_resistant(matrix),
         *_shared(results, matrix),
@@ -151,4 +153,4 @@ def warnings(results: Results) -> list[str]:
         texts.append(f"{len(broken)} of {len(results['models'])} models failed: {', '.join(broken)}.")
     if skipped := results["skipped"]:
         texts.append(f"{len(skipped)} image{'s were' if len(skipped) > 1 else ' was'} skipped as broken.")
-    return texts
+    return texts + defended_warnings(results)

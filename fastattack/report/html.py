@@ -15,6 +15,7 @@ from ..extras import require
 from ..files import write_atomic
 from . import study
 from .conclusions import conclude, warnings
+from .defended import DefendedRow, defended_rows
 from .figures import figure_name, write_figures
 from .study import MEASURES, NBSP, QUALITY, Cell, Estimate, Measure, Results, estimate, grid, quality
 
@@ -26,11 +27,12 @@ PICTURES = {
     "clean": "Clean",
     "noisy": "Noisy",
     "attacked": "Attacked",
+    "purified": "Attacked, purified",
     "restored": "Restored",
     "restored_attacked": "Restored, attacked",
     "perturbation": "Perturbation",
 }
-"""Key in an example's files -> its label."""
+"""Key in an example's files -> its label; one is purified where the model stands behind a defence."""
 
 STATISTICS = (
     Measure("typicality_before", "τ before", "Typicality gap of the noise, nats per pixel.", digits=4),
@@ -89,6 +91,7 @@ def _render(results: Results, examples: dict[str, list[dict[str, Any]]], figures
         models=results["models"],
         skipped=results["skipped"],
         findings=conclude(results),
+        defended=[(row, _purified_cells(results, row)) for row in defended_rows(results)],
         warnings=warnings(results),
         facts=_facts(results),
         confidence=study.confidence(results),
@@ -211,11 +214,29 @@ def _statistic(results: Results, row: dict[str, Any], measure: Measure) -> Cell:
     return Cell(value, 0.0, measure.text(value.mean), interval, f"{measure.title}: {measure.text(value.mean)}")
 
 
+def _purified_cells(results: Results, row: DefendedRow) -> list[tuple[str, str, bool]]:
+    """(PSNR, interval, it is the one that counts) in the order of the table's columns."""
+    found = []
+    for value in (row.alone, row.clean, row.blind, row.adaptive):
+        text = "–" if value is None else study.number(value.mean, 2)
+        inside = (
+            ""
+            if value is None or value.low is None or value.high is None
+            else (f"{study.number(value.low, 2)} to {study.number(value.high, 2)}")
+        )
+        found.append((text, inside, value is not None and value is row.counts))
+    return found
+
+
 def _examples(out: Path, results: Results) -> dict[str, list[dict[str, Any]]]:
     """Source -> its examples, with their pictures."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for example in results["examples"]:
-        pictures = [_picture(out / example["files"][key], key, label, example) for key, label in PICTURES.items()]
+        pictures = [
+            _picture(out / file, key, label, example)
+            for key, label in PICTURES.items()
+            if (file := example["files"].get(key)) is not None or key != "purified"
+        ]
         grouped.setdefault(example["source"], []).append({**example, "pictures": pictures})
     return grouped
 

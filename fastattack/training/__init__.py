@@ -8,23 +8,32 @@ fa.training.train(model, fa.training.Patches(images), strategy, fa.training.Trai
 from .config import TrainConfig
 from .data import Batches, Patches
 from .loop import TrainResult, train
+from .losses import Weighted
+from .restoration import Attacking, Degraded, Purifying, attacked, degraded, purified
 from .strategies import HAT, PGDTraining, Plain, Strategy, TypicalSet, hat, pgd, plain, ts
 from .validation import Validation
 
 __all__ = [
     "HAT",
+    "Attacking",
     "Batches",
+    "Degraded",
     "PGDTraining",
     "Patches",
     "Plain",
+    "Purifying",
     "Strategy",
     "TrainConfig",
     "TrainResult",
     "TypicalSet",
     "Validation",
+    "Weighted",
+    "attacked",
+    "degraded",
     "hat",
     "pgd",
     "plain",
+    "purified",
     "train",
     "ts",
 ]

@@ -43,7 +43,7 @@ def plain_data(value: Any, name: str) -> Any:
         return {_key(k, name): plain_data(v, f"{name}.{k}") for k, v in value.items()}
     if isinstance(value, list | tuple):
         found = [plain_data(v, f"{name}[{k}]") for k, v in enumerate(value)]
-        return found if len(found) <= _LONG else f"{len(found)} entries {_digest(repr(found).encode())}"
+        return found if len(found) <= _LONG else f"{len(found)} entries {digest(repr(found).encode())}"
     raise TypeError(
         f"{name}: wanted numbers, words, None, tensors, arrays, or lists and dicts of them, which a checkpoint can "
         f"compare, got {type(value).__name__}"
@@ -64,7 +64,7 @@ def checksum(value: Tensor | np.ndarray[Any, Any]) -> str:
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     else:
         data = value.tobytes()
-    return f"{tuple(value.shape)} {value.dtype} {_digest(data)}"
+    return f"{tuple(value.shape)} {value.dtype} {digest(data)}"
 
 
 def describe_spectrum(spectrum: Spectrum | None) -> dict[str, Any] | None:
@@ -96,5 +96,5 @@ def _key(key: Any, name: str) -> str:
     return str(key)
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]

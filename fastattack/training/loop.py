@@ -18,8 +18,10 @@ from ..files import write_atomic
 from . import checkpoint
 from .config import TrainConfig
 from .data import Batches
+from .describing import described
 from .identity import identity_of
 from .log import CSV, Log, Row, check_log, open_log, progress_bar
+from .losses import Loss, loss_of
 from .state import State, place, surroundings_kept
 from .strategies import Strategy
 from .validation import Validation
@@ -47,15 +49,16 @@ def train(
     validation: Validation | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    loss: Loss = None,
     log: Log = "csv",
     progress: bool = True,
 ) -> TrainResult:
     """Train a denoiser in place; its weights (with ``ema`` their average) also go to OUT/model.safetensors.
 
-    The loss is the mean of |D(y) - x|^2 / (d sigma^2), in units of the noise. A run that was killed and resumed gives
-    the same weights, bit for bit, as one that was not (where torch's own kernels repeat their bits: on the CPU,
-    with the same number of threads). The model's modes and torch's random state are left as found; its gradients are
-    cleared.
+    The loss is the mean of |D(y) - x|^2 / (d sigma^2), in units of the noise, or another one. A run that was killed and
+    resumed gives the same weights, bit for bit, as one that was not (where torch's own kernels repeat their bits: on
+    the CPU, with the same number of threads). The model's modes and torch's random state are left as found; its
+    gradients are cleared.
 
     Args:
         model: the denoiser, called as model(y), on the device to train on.
@@ -66,6 +69,10 @@ def train(
         validation: what to measure at the ends of epochs; None measures nothing.
         resume: go on from the checkpoint in ``out``; from the beginning where there is none yet.
         overwrite: replace an earlier run in ``out``, whose checkpoints, weights and log.csv go as this one begins.
+        loss: None or "mse": the mean squared error. "mse+features": that and 0.1 of the squared distance between what
+            the embedded gray denoiser sees in output and target (a stand-in for L2 and VGG features, which need weights
+            that are not here). Or an objective, (output, target) -> (B,), a `Weighted` sum of several, say. The mean is
+            divided by sigma^2, whatever it is; "psnr" in the log stays that of the mean squared error.
         log: "csv", "tensorboard" (needs that package), a function of each row, or None.
         progress: show a bar where stderr is a terminal.
 
@@ -79,8 +86,11 @@ def train(
     began = time.perf_counter()
     check_log(log)
     folder = Path(out)
+    objective = loss_of(loss, getattr(model, "channels", None), _device_of(model))
     identity = identity_of(config=config.binding(), strategy=strategy.describe(), data=patches.describe())
-    state = State(model, strategy, config, identity)
+    if objective is not None:  # the checkpoints of before have no such entry
+        identity |= identity_of(loss={"objective": described(objective)})
+    state = State(model, strategy, config, identity, objective)
     _begin(state, folder, _start(folder, resume, overwrite))
     with (
         surroundings_kept(model, state.device),
@@ -90,6 +100,10 @@ def train(
         _run(state, patches, folder, validation, write, _Meter(state, show))
     _save_weights(state, folder / WEIGHTS)
     return TrainResult(tuple(state.rows), folder / WEIGHTS, time.perf_counter() - began)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _start(folder: Path, resume: bool, overwrite: bool) -> Path | None:
@@ -150,10 +164,10 @@ def _run(
 
 
 def _row(state: State, epoch: int) -> Row:
-    loss, norm = state.means()
+    loss, norm, error = state.means()
     state.forget_means()
     return {
-        "epoch": epoch, "step": state.step, "loss": loss, "psnr": _decibel(loss, state.strategy.level),
+        "epoch": epoch, "step": state.step, "loss": loss, "psnr": _decibel(error, state.strategy.level),
         "gradient": norm, "rate": state.config.rate(state.step - 1),
     }  # fmt: skip
 
@@ -176,8 +190,8 @@ class _Meter:
             return
         self.last = now
         if self.state.count:  # else a row has just been written
-            loss = self.state.means()[0]
-            self.text = f"loss {loss:.4f}  {_decibel(loss, self.state.strategy.level):.2f} dB"
+            loss, _, error = self.state.means()
+            self.text = f"loss {loss:.4f}  {_decibel(error, self.state.strategy.level):.2f} dB"
         self.show(self.state.step, self.text)
 
 

@@ -12,18 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import NonFiniteError
-from ..objectives import mse
+from ..objectives import Objective, mse
 from . import checkpoint
 from .config import TrainConfig
 from .log import Row
+from .losses import value_of
 from .strategies import Strategy
 
 
 class State:
     """A model in training. ``step`` counts the steps done; all else follows from it and from the seeds."""
 
-    def __init__(self, model: nn.Module, strategy: Strategy, config: TrainConfig, identity: dict[str, Any]) -> None:
-        self.model, self.strategy, self.config = model, strategy, config
+    def __init__(
+        self,
+        model: nn.Module,
+        strategy: Strategy,
+        config: TrainConfig,
+        identity: dict[str, Any],
+        loss: Objective | None = None,
+    ) -> None:
+        self.model, self.strategy, self.config, self.loss = model, strategy, config, loss
         self.weights = [p for p in model.parameters() if p.requires_grad]
         if not self.weights:
             raise ValueError("model: wanted parameters that require grad, got none")
@@ -38,7 +46,8 @@ class State:
         self.ema = None if config.ema is None else copy.deepcopy(model).requires_grad_(False)
         self.step = 0
         self.rows: list[Row] = []
-        self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # loss and gradient norm since the last row
+        # Loss and gradient norm since the last row, and the mean squared error where the loss is another.
+        self.sums = torch.zeros(2 if loss is None else 3, dtype=torch.float64, device=self.device)
         self.count = 0
         self.bad = torch.full((), -1, dtype=torch.int64, device=self.device)  # first step that was not finite
 
@@ -61,7 +70,10 @@ class State:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast == "bf16"):
             inputs, targets = self.strategy(self.model, clean, sample_ids=ids, epoch=epoch)
             outputs = self.model(inputs.contiguous(memory_format=self.format))
-        loss = mse(outputs, targets).mean() / self.strategy.level**2
+        error = mse(outputs, targets).mean() / self.strategy.level**2
+        loss = error
+        if self.loss is not None:
+            loss = value_of(self.loss, outputs, targets).mean() / self.strategy.level**2
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip or float("inf"))
@@ -69,9 +81,9 @@ class State:
             group["lr"] = self.config.rate(self.step)
         self.optimiser.step()
         self._follow()
-        pair = torch.stack((loss.detach(), norm.detach())).double()
-        self.sums += pair
-        self.bad = torch.where((self.bad < 0) & ~pair.isfinite().all(), self.step, self.bad)
+        seen = torch.stack((loss.detach(), norm.detach(), error.detach())[: len(self.sums)]).double()
+        self.sums += seen
+        self.bad = torch.where((self.bad < 0) & ~seen.isfinite().all(), self.step, self.bad)
         self.count += 1
         self.step += 1
 
@@ -98,10 +110,10 @@ class State:
         if bad >= 0:
             raise NonFiniteError(f"training: NaN or infinite loss or gradient {place(bad, steps_per_epoch)}")
 
-    def means(self) -> tuple[float, float]:
-        """Loss and gradient norm, means since the last row; waits for the device."""
-        loss, norm = (self.sums / max(self.count, 1)).tolist()
-        return loss, norm
+    def means(self) -> tuple[float, float, float]:
+        """Loss, gradient norm and mean squared error, means since the last row; waits for the device."""
+        loss, norm, *error = (self.sums / max(self.count, 1)).tolist()
+        return loss, norm, error[0] if error else loss
 
     def forget_means(self) -> None:
         self.sums.zero_()
