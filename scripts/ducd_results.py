@@ -3,9 +3,9 @@
 python scripts/ducd_results.py run fidelity membership certified attacks --out out/ducd
 python scripts/ducd_results.py table --out out/ducd --json docs/results/ducd.json
 
-The 1797 digits of examples/digits_task.py (32 x 32 pixels, pale) are dealt at random in three: 300 members that the target
-learns from, 1137 that it may be asked about (the pool), 360 that nobody learns from (the test digits). The target is asked
-through its answers alone. A part that is done is not done again.
+The 1797 digits of examples/digits_task.py (32 x 32 pixels, pale) are dealt at random in three: 300 members that the
+target learns from, 1137 that it may be asked about (the pool), 360 that nobody learns from (the test digits). The target
+is asked through its answers alone. A part that is done is not done again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fastattack.distillation import Augment, Generate, SmallCNN
 from fastattack.files import write_atomic
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from digits_task import SIZE, Digits, digits  # noqa: E402
+from digits_task import SIZE, Digits, digits
 
 MEMBERS, TEST = 300, 360
 BUDGETS = (100, 300, 1000, 3000)
