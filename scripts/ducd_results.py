@@ -4,8 +4,8 @@ python scripts/ducd_results.py run fidelity membership certified attacks --out o
 python scripts/ducd_results.py table --out out/ducd --json docs/results/ducd.json
 
 The 1797 digits of examples/digits_task.py (32 x 32 pixels, pale) are dealt at random in three: 300 members that the
-target learns from, 1137 that it may be asked about (the pool), 360 that nobody learns from (the test digits). The target
-is asked through its answers alone. A part that is done is not done again.
+target learns from, 1137 that it may be asked about (the pool), 360 that nobody learns from (the test digits). The
+target is asked through its answers alone. A part that is done is not done again.
 """
 
 from __future__ import annotations
