@@ -123,7 +123,7 @@ def build_attack(model: Model, config: JobConfig) -> Attack:
         raise ValueError(f"restarts: wanted 1 for {name}, which starts from the input itself, got {config.restarts}")
     if name != "obsatk":
         options["norm"] = config.norm
-    if config.eot > 1 and draws_by_name(model):
+    if config.eot > 1 and draws_by_name(model) and getattr(model, "draws", True):
         options["eot"] = config.eot
     if name == "denoising-pgd":
         options |= {"preserve_noise": config.preserve_noise, "sigma": config.sigma / 255}

@@ -145,9 +145,10 @@ class _Versions:
         if found is None:
             raise ValueError(f"attacked: wanted an image {name!r} in {self.folder}, as in --data, got none")
         if found.shape != like.shape:
+            hint = f"; see --channels {found.shape[0]}" if found.shape[1:] == like.shape[1:] else ""
             raise ValueError(
                 f"attacked: wanted {name!r} in {self.folder} as {tuple(like.shape)}, which --data has, "
-                f"got {tuple(found.shape)}"
+                f"got {tuple(found.shape)}{hint}"
             )
         return found
 

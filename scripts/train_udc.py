@@ -26,7 +26,7 @@ from fastattack.metrics import psnr
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 WAVES = (610e-9, 530e-9, 470e-9)
 STAGES = ("restorer", "purified", "adversarial")
-STEPS = {"restorer": 2000, "purified": 240, "adversarial": 120}
+STEPS = {"restorer": 2000, "purified": 240, "adversarial": 240}
 LEVELS = (40, 60, 80)
 
 

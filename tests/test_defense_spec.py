@@ -114,6 +114,24 @@ def test_bm3d_is_told_its_level_on_the_scale_of_images(monkeypatch: pytest.Monke
     assert open_defense(parse_defense("bm3d:25"), channels=1).before == Bm3d(25 / 255)
 
 
+def test_a_guide(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    auxiliary = fa.defenses.Auxiliary(1, widths=(4, 4), latent=4)
+    auxiliary.save(tmp_path / "h.safetensors")
+    text = f"purifier:t_star=30,sampler=ddim,steps=2,guide={tmp_path / 'h.safetensors'},guide_scale=4000"
+    opened = open_defense(parse_defense(f"{text},guide_schedule=sigma"), channels=1)
+    guide = fa.defenses.LatentGuide(auxiliary.eval(), scale=4000, schedule="sigma")
+    want = fa.Purifier(t_star=30, sampler="ddim", steps=2, guide=guide).purify(images())
+    assert torch.allclose(opened.purify(images(), torch.arange(2)), want, rtol=0, atol=1e-6)
+    plain = open_defense(parse_defense("purifier:t_star=30,sampler=ddim,steps=2"), channels=1)
+    assert (plain.purify(images(), torch.arange(2)) - want).abs().max() > 1e-3
+    assert opened.sha256 != plain.sha256
+    with pytest.raises(ValueError, match=r"guide: .*wanted a file of Auxiliary"):
+        open_defense(parse_defense(f"purifier:t_star=3,guide={EMBEDDED}"), channels=1)
+    with pytest.raises(ValueError, match="guide_scale: wanted guide=FILE beside it"):
+        parse_defense("purifier:t_star=3,guide_scale=2")
+
+
 @pytest.mark.parametrize(
     ("text", "options", "kind", "message"),
     [

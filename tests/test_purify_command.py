@@ -182,6 +182,7 @@ def test_what_is_there_stays_until_the_new_is_whole(
         (["--model", "embeded"], "did you mean 'embedded'"),
         (["--attacked", "none"], "attacked: wanted a folder, got none"),
         (["--attacked", "{report}"], "attacked: wanted an image 'c'"),
+        (["--attacked", "{report}", "--channels", "3"], r"got \(1, 24, 24\); see --channels 1"),
         (["--attacked", "{report}", "--data", "{small}"], r"wanted 'a' in .* as \(1, 8, 8\), .* got \(1, 24, 24\)"),
     ],
 )  # fmt: skip

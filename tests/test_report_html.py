@@ -277,13 +277,15 @@ def test_defended_models_by_hand() -> None:
     (sentence,) = defended_findings(results, 0.02)
     assert sentence.replace("\u00a0", " ") == (
         "a+p has 27.00 dB under the attack that does not know the defence, where a alone is left with 20.00 dB, and "
-        "24.00 dB under the one through it (not attacked: 28.00 dB)."
+        "24.00 dB under the one through it (not attacked: 28.00 dB): it saves 4.00 dB under attack."
     )
     assert warnings(results) == []
     assert defended_findings(results, 0.03) == []
     results["matrices"][0]["psnr_after"] = same([[20.0, 23.0, 30.0, 28.5], [25.0, 24.0, 30.5, 28.7]])
     (row,) = defended_rows(results)
     assert row.counts is row.blind
+    results["matrices"][0]["psnr_after"]["mean"][0][0] = 25.5
+    assert "it costs 2.50\u00a0dB under attack" in defended_findings(results, 0.02)[0]
     assert len(warnings(results)) == 1
     assert "less than the blind one for a+p: its gradients mislead" in warnings(results)[0]
     results["models"]["a+p"]["defense"]["random"] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from ..diffusion import load
 from ..fast.speed import PRECISIONS
 from ..models.tweedie import sha256_of_diffusion
+from ..models.weights import sha256_of
+from .auxiliary import Auxiliary
+from .guide import SCHEDULES, LatentGuide
 from .purifier import GRADIENTS, SAMPLERS, Purifier
 from .simple import Blur, Bm3d, Jpeg, Median
 
@@ -64,7 +68,8 @@ def _one_of(known: Iterable[str]) -> Callable[[str], str]:
 _OPTIONS: dict[str, Callable[[str], Any]] = {
     "weights": _text, "t_star": _whole, "sigma": _level, "sampler": _one_of(SAMPLERS), "steps": _whole,
     "input_sigma": _level, "output_sigma": _level, "gradient": _one_of(GRADIENTS), "surrogate_steps": _whole,
-    "seed": _whole, "precision": _one_of(PRECISIONS), "max_batch": _whole,
+    "seed": _whole, "precision": _one_of(PRECISIONS), "max_batch": _whole, "guide": _text, "guide_scale": _number,
+    "guide_schedule": _one_of(SCHEDULES),
 }  # fmt: skip
 """Of a purifier; names and meanings are those of `Purifier`, but noise levels are on the 0-255 scale."""
 
@@ -110,7 +115,7 @@ class OpenedDefense:
     Args:
         label, spec: from the DefenseSpec; spec is its text.
         before: what happens to the images: a `Purifier`, or one of `fastattack.defenses.simple`.
-        sha256: of its weights, hexadecimal; None without any.
+        sha256: of its weights, hexadecimal; with a guide of both; None without any.
         random: its result depends on draws.
     """
 
@@ -131,8 +136,10 @@ class OpenedDefense:
             return self.before.purify(x, sample_ids=sample_ids)
 
     def __call__(self, model: Callable[[Tensor], Any]) -> nn.Module:
-        """The model behind it."""
-        return self.before(model)
+        """The model behind it; its attribute ``draws`` says whether EOT has anything to average."""
+        made: nn.Module = self.before(model)
+        made.__dict__["draws"] = self.random
+        return made
 
 
 def parse_defense(text: str) -> DefenseSpec:
@@ -141,6 +148,7 @@ def parse_defense(text: str) -> DefenseSpec:
         purifier:t_star=60                       the embedded diffusion model, noise up to level 60
         purifier:sigma=35,sampler=ddim,steps=3   the same by a noise level, 0-255 scale, and other options of `Purifier`
         purifier:weights=FILE,t_star=60          another diffusion model: what `fastattack.diffusion.load` takes
+        purifier:guide=FILE,t_star=60            led by the network of a file of `Auxiliary.save` (`LatentGuide`)
         blur:SIGMA                               Gaussian blur, standard deviation in pixels
         median:SIZE                              median of SIZE x SIZE pixels
         jpeg:QUALITY                             JPEG there and back, quality 1 .. 100
@@ -148,7 +156,7 @@ def parse_defense(text: str) -> DefenseSpec:
 
     each of them after ``label=`` where it shall be called otherwise than after its text's kind and number. Keys:
     weights, t_star, sigma, sampler, steps, input_sigma, output_sigma, gradient, surrogate_steps, seed, precision,
-    max_batch. Nothing is opened here.
+    max_batch, guide, guide_scale, guide_schedule. Nothing is opened here.
 
     Raises:
         ValueError: not of this form; names the text, the key, what was wanted, and the nearest known one.
@@ -188,6 +196,8 @@ def _purifier_options(text: str, rest: str) -> dict[str, Any]:
         options[key] = _value(text, key, value.strip() if equals else "", _OPTIONS[key], f"{key}=VALUE")
     if "t_star" in options and "sigma" in options:
         raise ValueError(f"defense: {text!r}: sigma: wanted none beside t_star, they say the same")
+    if alone := [key for key in options if key.startswith("guide_") and "guide" not in options]:
+        raise ValueError(f"defense: {text!r}: {alone[0]}: wanted guide=FILE beside it")
     if not options.keys() & {"t_star", "sigma", "input_sigma"}:
         raise ValueError(f"defense: {text!r}: wanted t_star=LEVEL or sigma=LEVEL (0-255 scale), got neither")
     return options
@@ -250,10 +260,9 @@ def open_defense(
         return OpenedDefense(spec.label, spec.text, _simple(spec))
     run = {"input_sigma": input_sigma, "output_sigma": output_sigma, "seed": seed, "precision": precision}
     told: dict[str, Any] = {**run, **spec.options}
-    weights = told.pop("weights", "embedded")
-    path = None if weights == "embedded" else Path(weights).expanduser()
-    if path is not None and not path.exists():
-        raise FileNotFoundError(f"defense: {spec.text!r}: weights: no such file or folder: {path}")
+    path, guide = (_path(spec, told.pop(key, None), key) for key in ("weights", "guide"))
+    if guide is not None:
+        told["guide"] = _guide(spec, guide, told, device)
     if told.get("sigma", 255) < told["input_sigma"]:
         raise ValueError(
             f"defense: {spec.text!r}: sigma: wanted at least the {told['input_sigma']:g} of the noise that the images "
@@ -264,7 +273,29 @@ def open_defense(
         before = Purifier(load(path or "embedded", channels=channels, device=device), **told)
     except ValueError as error:
         raise ValueError(f"defense: {spec.text!r}: {error}") from error
-    return OpenedDefense(spec.label, spec.text, before, sha256_of_diffusion(path), random=before.process.steps > 0)
+    digest = sha256_of_diffusion(path)
+    if guide is not None:
+        digest = hashlib.sha256(f"{digest} {sha256_of(guide)}".encode()).hexdigest()
+    return OpenedDefense(spec.label, spec.text, before, digest, random=before.process.steps > 0)
+
+
+def _path(spec: DefenseSpec, name: str | None, key: str) -> Path | None:
+    """The file or folder that a key names; None for "embedded", and where there is none."""
+    if name is None or (key, name) == ("weights", "embedded"):
+        return None
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"defense: {spec.text!r}: {key}: no such file or folder: {path}")
+    return path
+
+
+def _guide(spec: DefenseSpec, path: Path, told: dict[str, Any], device: str | torch.device) -> LatentGuide:
+    """Takes its options out of ``told``."""
+    named = {key: told.pop(f"guide_{key}") for key in ("scale", "schedule") if f"guide_{key}" in told}
+    try:
+        return LatentGuide(Auxiliary.load(path).to(device), **named)
+    except ValueError as error:
+        raise ValueError(f"defense: {spec.text!r}: guide: {error}") from error
 
 
 def _simple(spec: DefenseSpec) -> Simple:

@@ -49,10 +49,10 @@ def load(
 
     Args:
         name: "dncnn", "ffdnet", "ecndnet", "n2n", "udc_unet" (what ``scripts/train_udc.py`` makes), "embedded" (the
-            small gray DnCNN for sigma 25 in this package), or "deepinv:CLASS" for a denoiser of the package deepinv
-            (extra "deepinv"), "deepinv:pnp-CLASS" for it in a plug-and-play loop; or "diffusion" for one step of a
-            diffusion model from the noise level sigma to the clean image (`fastattack.models.tweedie`; the model
-            itself: `fastattack.diffusion.load`). The last two want sigma.
+            small gray DnCNN for sigma 25 in this package); "deepinv:CLASS" for a denoiser of the package deepinv (extra
+            "deepinv"), "deepinv:pnp-CLASS" for it in a plug-and-play loop; or "diffusion" for one step of a diffusion
+            model from the noise level sigma to the clean image (`fastattack.models.tweedie`; the model itself is
+            `fastattack.diffusion.load`). The last two want sigma.
         channels: image channels that the checkpoint must have; None accepts what it has.
         sigma: noise level on the 0-255 scale of the literature (25, not 25/255). It selects the official file when
             no weights are given, is the level that FFDNet, deepinv's and diffusion models assume, and a label for the

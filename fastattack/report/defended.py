@@ -82,9 +82,17 @@ def defended_findings(results: Results, eps: float) -> list[str]:
         alone = "" if row.alone is None else f", where {row.model} alone is left with {_db(row.alone)}"
         found.append(
             f"{row.name} has {_db(row.blind)} under the attack that does not know the defence{alone}, and "
-            f"{_db(row.adaptive)} under the one through it{before}."
+            f"{_db(row.adaptive)} under the one through it{before}{_verdict(row)}."
         )
     return found
+
+
+def _verdict(row: DefendedRow) -> str:
+    """What the defence is worth under the stronger attack, beside the model alone under its own."""
+    if row.alone is None or row.counts is None:
+        return ""
+    gain = row.counts.mean - row.alone.mean
+    return f": it {'saves' if gain > 0 else 'costs'} {number(abs(gain), 2)}{NBSP}dB under attack"
 
 
 def defended_warnings(results: Results) -> list[str]:
