@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import (
         attacks,
+        certify,
         defenses,
         diffusion,
+        distillation,
         evaluate,
         information,
         metrics,
@@ -55,7 +57,9 @@ if TYPE_CHECKING:
         fgsm,
         pgd,
     )
+    from .certify import Smoothed
     from .defenses import NoiseLevels, Purified, Purifier, select_noise_level
+    from .distillation import DistillResult, distill, membership_inference
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
     from .evaluate import (
@@ -96,6 +100,7 @@ __all__ = [
     "BackendUnavailable",
     "CosPGD",
     "DenoisingPGD",
+    "DistillResult",
     "EachResult",
     "FeaturePGD",
     "LPIPSAttack",
@@ -111,6 +116,7 @@ __all__ = [
     "SegPGD",
     "SemanticChange",
     "SimBA",
+    "Smoothed",
     "Spectrum",
     "Square",
     "StrengthReport",
@@ -120,12 +126,16 @@ __all__ = [
     "Universal",
     "attack_each",
     "attacks",
+    "certify",
     "defenses",
     "denoising_pgd",
     "diffusion",
+    "distill",
+    "distillation",
     "evaluate",
     "fgsm",
     "information",
+    "membership_inference",
     "metrics",
     "models",
     "mutual_information",
@@ -151,7 +161,9 @@ _NAMES = {
     "adapters": "with_sigma",
     "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM MIGA NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
+    "certify": "Smoothed",
     "defenses": "NoiseLevels Purified Purifier select_noise_level",
+    "distillation": "DistillResult distill membership_inference",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve SemanticChange TradeoffCurve TransferMatrix robustness_curve semantic_change"
