@@ -171,8 +171,8 @@ def markdown(results: Row) -> str:
         f"{setup['digits']} test digits (1x32x32); the classifier was trained with Gaussian noise of {SIGMA} and is "
         f"right on {results['clean']:.1%} of them without noise. n = {setup['n']} copies after 100, alpha = {ALPHA} "
         "for each image; all three noises have the standard deviation 0.25. A cell: the share that is right and "
-        "certified to the radius at its head. linf is by conversion from the noise's own norm, and in the row that says "
-        "so by the table of likelihood ratios.\n",
+        "certified to the radius at its head. linf is by conversion from the noise's own norm, and in the row that "
+        "says so by the table of likelihood ratios.\n",
     ]
     for norm, radii in RADII.items():
         rows = [
@@ -201,8 +201,8 @@ def markdown(results: Row) -> str:
             f"{ADDED:g} (both of 255), n = {setup['copies']}, alpha = {ALPHA} for all pixels of a crop. eps is the l2 "
             "length of the perturbation of a whole crop; the four columns before the last are root mean squares of a "
             "crop's pixels, on the 0-255 scale: what no perturbation exceeds (median: the true median; centre: any "
-            "output that is the centre), and how far PGD on the bare denoiser moves that one and, with the same copies, "
-            "the sample median. Outside: pixels of that median beyond their bounds.\n",
+            "output that is the centre), and how far PGD on the bare denoiser moves that one and, with the same "
+            "copies, the sample median. Outside: pixels of that median beyond their bounds.\n",
         ]
         head = ["denoiser", "eps", "plain dB", "median dB", "certified at least dB", "median moves at most",
                 "centre at most", "PGD moves the bare one", "and the median", "pixels outside"]  # fmt: skip
