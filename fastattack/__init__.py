@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         certify,
         defenses,
         diffusion,
+        distillation,
         evaluate,
         information,
         metrics,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     )
     from .certify import Smoothed
     from .defenses import NoiseLevels, Purified, Purifier, select_noise_level
+    from .distillation import DistillResult, distill, membership_inference
     from .each import EachResult, attack_each
     from .engine import NonFiniteError
     from .evaluate import (
@@ -98,6 +100,7 @@ __all__ = [
     "BackendUnavailable",
     "CosPGD",
     "DenoisingPGD",
+    "DistillResult",
     "EachResult",
     "FeaturePGD",
     "LPIPSAttack",
@@ -127,9 +130,12 @@ __all__ = [
     "defenses",
     "denoising_pgd",
     "diffusion",
+    "distill",
+    "distillation",
     "evaluate",
     "fgsm",
     "information",
+    "membership_inference",
     "metrics",
     "models",
     "mutual_information",
@@ -157,6 +163,7 @@ _NAMES = {
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
     "certify": "Smoothed",
     "defenses": "NoiseLevels Purified Purifier select_noise_level",
+    "distillation": "DistillResult distill membership_inference",
     "each": "EachResult attack_each",
     "engine": "NonFiniteError",
     "evaluate": "RobustnessCurve SemanticChange TradeoffCurve TransferMatrix robustness_curve semantic_change"
