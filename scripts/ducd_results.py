@@ -3,8 +3,8 @@
 python scripts/ducd_results.py run fidelity membership certified attacks --out out/ducd
 python scripts/ducd_results.py table --out out/ducd --json docs/results/ducd.json
 
-The 1797 digits of examples/digits_task.py (32 x 32 pixels, pale) are dealt at random in three: 300 members that the
-target learns from, 1137 that it may be asked about (the pool), 360 that nobody learns from (the test digits). The
+The 1797 digits of examples/digits_task.py (32 x 32 pixels, pale) are dealt at random in three: 100 members that the
+target learns by heart, 1337 that it may be asked about (the pool), 360 that nobody learns from (the test digits). The
 target is asked through its answers alone. A part that is done is not done again.
 """
 
@@ -28,7 +28,7 @@ from fastattack.files import write_atomic
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from digits_task import SIZE, Digits, digits
 
-MEMBERS, TEST = 300, 360
+MEMBERS, TEST = 100, 360
 BUDGETS = (100, 300, 1000, 3000)
 SEEDS = (0, 1, 2)
 NOISE = 0.25  # on the inputs of the students that are to be smoothed, and of the target that is retrained
@@ -49,7 +49,7 @@ def parts() -> tuple[Data, Data, Data]:
     return (images[member], labels[member]), (images[pool], labels[pool]), (images[test], labels[test])
 
 
-def trained(data: Data, noise: float, epochs: int = 100) -> nn.Module:
+def trained(data: Data, noise: float, epochs: int = 400) -> nn.Module:
     """A target: the example's network on the members, long enough to know them by heart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -99,7 +99,7 @@ def fidelity() -> list[dict[str, Any]]:
     cases: list[tuple[str, int, dict[str, Any]]] = [(a, b, {}) for a in ANSWERS for b in BUDGETS]
     cases += [("logits", 1000, {"loss": loss}) for loss in ("kl", "ce")]
     cases += [("logits", 1000, {"kind": "cnn"})]
-    cases += [("logits", 3000, {"inputs": 50}), ("logits", 3000, {"inputs": 50, "typical": True})]
+    cases += [("logits", 3000, {"inputs": 100}), ("logits", 3000, {"inputs": 100, "typical": True})]
     rows = []
     for answers, budget, options in cases:
         for seed in SEEDS:
