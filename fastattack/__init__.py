@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import (
         attacks,
+        certify,
         defenses,
         diffusion,
         distillation,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         fgsm,
         pgd,
     )
+    from .certify import Smoothed
     from .defenses import NoiseLevels, Purified, Purifier, select_noise_level
     from .distillation import DistillResult, distill, membership_inference
     from .each import EachResult, attack_each
@@ -114,6 +116,7 @@ __all__ = [
     "SegPGD",
     "SemanticChange",
     "SimBA",
+    "Smoothed",
     "Spectrum",
     "Square",
     "StrengthReport",
@@ -123,6 +126,7 @@ __all__ = [
     "Universal",
     "attack_each",
     "attacks",
+    "certify",
     "defenses",
     "denoising_pgd",
     "diffusion",
@@ -157,6 +161,7 @@ _NAMES = {
     "adapters": "with_sigma",
     "attacks": "APGD BIM CW DDN DIM FAB FGSM FMN MIFGSM MIGA NIFGSM PGD SINIFGSM TIM VMIFGSM VNIFGSM AttackResult"
     " CosPGD DenoisingPGD FeaturePGD LPIPSAttack ObsAtk SegPGD SimBA Square Universal denoising_pgd fgsm pgd",
+    "certify": "Smoothed",
     "defenses": "NoiseLevels Purified Purifier select_noise_level",
     "distillation": "DistillResult distill membership_inference",
     "each": "EachResult attack_each",

@@ -1,4 +1,4 @@
-"""The command line: attack, evaluate, purify, train, distill, ... An error is one line and exit code 2."""
+"""The command line: attack, evaluate, purify, certify, distill, ... An error is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from .commands.attack import attack
 from .commands.bench import bench
+from .commands.certify import certify
 from .commands.compare import compare
 from .commands.distill import distill
 from .commands.evaluate import evaluate
@@ -22,7 +23,7 @@ from .commands.train import train
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
-for command in (attack, compare, train, distill, sample, bench, info):
+for command in (attack, certify, compare, train, distill, sample, bench, info):
     app.command()(command)
 app.command(cls=ManyValues)(evaluate)
 app.command(cls=ManyValues)(purify)

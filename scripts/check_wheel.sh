@@ -28,7 +28,7 @@ assert place.parent.name == "site", place
 assert (source_root() / "include" / "fastattack" / "pgd_step.h").is_file(), source_root()
 assert source_root().is_relative_to(place), source_root()
 report = place / "report" / "templates"
-pages = {"report.html.j2", "bench.html.j2", "miga.html.j2"}
+pages = {"report.html.j2", "bench.html.j2", "miga.html.j2", "purify.html.j2", "certify.html.j2"}
 assert {path.name for path in report.iterdir()} == pages | {"report.css", "report.js"}, report
 outside = {"fastattack.__main__", "fastattack._cuda"}
 names = {module.name for module in pkgutil.walk_packages(fa.__path__, "fastattack.")} - outside

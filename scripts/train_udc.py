@@ -27,7 +27,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 WAVES = (610e-9, 530e-9, 470e-9)
 STAGES = ("restorer", "purified", "adversarial")
 STEPS = {"restorer": 2000, "purified": 240, "adversarial": 240}
-LEVELS = (40, 60, 80)
+T_STAR, LEVELS = 60, [40, 60, 80]
 
 
 def camera(channels: int = 1) -> fa.udc.Degradation:
@@ -37,9 +37,9 @@ def camera(channels: int = 1) -> fa.udc.Degradation:
     return fa.udc.Degradation(spread, shot=1e-3, read=2e-3, seed=1)
 
 
-def purifier(diffusion: str, **options: object) -> fa.Purifier:
+def purifier(diffusion: str, t_star: int = T_STAR, gradient: str = "full") -> fa.Purifier:
     """The purifier of docs/results/udc.md."""
-    return fa.Purifier(diffusion, **({"t_star": 60, "sampler": "ddim", "steps": 2, "seed": 2} | options))  # type: ignore[arg-type]
+    return fa.Purifier(diffusion, t_star=t_star, sampler="ddim", steps=2, seed=2, gradient=gradient)
 
 
 def strategy_of(args: argparse.Namespace) -> training.Strategy:
@@ -47,8 +47,8 @@ def strategy_of(args: argparse.Namespace) -> training.Strategy:
     if args.stage == "restorer":
         return plain
     if args.stage == "purified":
-        return training.purified(plain, purifier(args.diffusion), levels=LEVELS, seed=args.seed)
-    through = purifier(args.diffusion, gradient="bpda")
+        return training.purified(plain, purifier(args.diffusion, args.t_star), levels=args.levels, seed=args.seed)
+    through = purifier(args.diffusion, args.t_star, "bpda")
     return training.attacked(
         plain, eps=args.eps / 255, steps=args.attack_steps, purifier=through, share=0.5, bounds=(0, 1), seed=args.seed
     )
@@ -95,6 +95,10 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--train", type=Path, default=SHARED / "train400", help="folder of training images")
     p.add_argument("--valid", type=Path, default=SHARED / "set12", help="folder of validation images")
     p.add_argument("--diffusion", default="embedded", help="what fa.diffusion.load takes")
+    p.add_argument("--t-star", type=int, default=T_STAR, help="level of the purifier")
+    p.add_argument(
+        "--levels", type=int, nargs="+", default=LEVELS, help="purified: levels of which each sample has one"
+    )
     p.add_argument("--channels", type=int, choices=(1, 3), default=1)
     p.add_argument("--steps", type=int, default=0, help="of the optimiser; 0: the stage's own")
     p.add_argument("--lr", type=float, default=0.0, help="highest learning rate; 0: the stage's own")

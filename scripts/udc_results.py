@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from train_udc import SHARED, camera, purifier
+from train_udc import SHARED, T_STAR, camera, purifier
 
 import fastattack as fa
 from fastattack import models
@@ -76,7 +76,7 @@ class Bench:
         stages = {DEFENCES[name][0] for name in args.defences}
         self.files = {stage: args.models / stage / "model.safetensors" for stage in stages}
         self.models = {stage: models.load("udc_unet", weights=path) for stage, path in self.files.items()}
-        self.purifier = purifier(args.diffusion)
+        self.purifier = purifier(args.diffusion, args.t_star)
 
     def defended(self, name: str, gradient: str = "full") -> nn.Module:
         stage, stands = DEFENCES[name]
@@ -107,9 +107,9 @@ class Bench:
         return row | success | self.judge(defence, result.adversarial)
 
 
-def cells(defences: list[str], ways: list[str]) -> list[tuple[str, str, str]]:
+def cells(attacks: list[str], defences: list[str], ways: list[str]) -> list[tuple[str, str, str]]:
     """What is cheap first; black-box search through a purifier last."""
-    found = [(d, a, w) for a in ATTACKS for d in defences for w in (ways if DEFENCES[d][1] else ["blind"])]
+    found = [(d, a, w) for a in attacks for d in defences for w in (ways if DEFENCES[d][1] else ["blind"])]
     return sorted(found, key=lambda c: (c[1].startswith("SimBA"), c[1].startswith("C&W"), c[2] != "blind"))
 
 
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     save(args.out / "about.json", about(bench))
     for name in args.defences:
         save(args.out / f"{name} clean.json", {"defence": name, "attack": "", **bench.judge(name, bench.seen)})
-    for defence, attack, way in cells(args.defences, args.ways):
+    for defence, attack, way in cells(args.attacks, args.defences, args.ways):
         target = args.out / f"{defence} {attack} {way}.json".replace("/", "-")
         if target.exists():
             continue
@@ -128,7 +128,8 @@ def run(args: argparse.Namespace) -> None:
         row["way"] = way
         save(target, row)
         print(f"{defence:12} {attack:15} {way:8} {row['psnr']:.2f} dB, {row['seconds']:.0f} s", flush=True)
-    checks(bench)
+    if args.check:
+        checks(bench)
 
 
 def checks(bench: Bench) -> None:
@@ -148,7 +149,9 @@ def checks(bench: Bench) -> None:
 
 def about(bench: Bench) -> dict[str, Any]:
     runs = {}
-    for stage, path in bench.files.items():
+    for stage in {stage: None for stage, _ in DEFENCES.values()}:
+        if not (path := bench.args.models / stage / "model.safetensors").exists():
+            continue
         with safe_open(path, framework="pt") as file:
             runs[stage] = {"sha256": sha256_of(path), **(file.metadata() or {})}
     diffusion = bench.args.diffusion
@@ -164,23 +167,43 @@ def save(path: Path, content: dict[str, Any]) -> None:
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
+HEADS = (
+    "no defence",
+    "purified, blind",
+    "adaptive",
+    "fine-tuned, blind",
+    "adaptive",
+    "adversarially, blind",
+    "adaptive",
+)
+
+
 def table(args: argparse.Namespace) -> None:
-    rows = [json.loads(p.read_text()) for p in sorted(args.out.glob("*.json"))]
+    about, rows = json.loads((args.out / "about.json").read_text()), []
+    for path in sorted(args.out.glob("*.json")):
+        rows += [] if path.stem == "about" else [json.loads(path.read_text())]
     found = {(r["defence"], r["attack"], r.get("way", "")): r for r in rows if "attack" in r}
     columns = [("none", "blind")] + [(d, w) for d in DEFENCES if DEFENCES[d][1] for w in ("blind", "adaptive")]
-    for what, digits in (("psnr", 2), ("known", 2), ("ssim", 3), ("rms", 2)):
-        print(f"\n{what}\n\n| attack | " + " | ".join(" ".join(c) for c in columns) + " |")
-        print("|" + " --- |" * (len(columns) + 1))
+    for what in ("psnr", "ssim", "rms"):
+        print(f"\n| {what} | " + " | ".join(HEADS) + " |\n" + "|" + " --- |" * (len(HEADS) + 1))
         for attack in ("", *ATTACKS):
             cells = [found.get((d, attack, w if attack else "")) for d, w in columns]
-            numbers = [f"{c[what]:.{digits}f}" if c else "" for c in cells]
             if any(cells):
-                print(f"| {attack or 'none'} | " + " | ".join(numbers) + " |")
-    for r in rows:
-        for c in r.get("check", ()):
-            print(f"| {r['defence']} | {c['way']} | {c['known']:.2f} | {c['psnr']:.2f} | {c['ssim']:.3f} |")
+                print(f"| {attack or 'none'} | " + " | ".join(map(entry, cells, [what] * len(cells))) + " |")
+    print("\n| defence | attack | known noise | fresh noise |\n| --- | --- | --- | --- |")
+    for row in rows:
+        for c in row.get("check", ()):
+            print(f"| {row['defence']} | {c['way']} | {c['known']:.2f} | {c['psnr']:.2f} |")
     if args.json:
-        save(args.json, {"about": json.loads((args.out / "about.json").read_text()), "rows": rows})
+        save(args.json, {"about": about, "rows": rows})
+
+
+def entry(cell: dict[str, Any] | None, what: str) -> str:
+    """A number of a cell; behind a purifier that of an adaptive attack in the noise that it knew in brackets."""
+    if cell is None:
+        return ""
+    known = f" ({cell['known']:.2f})" if what == "psnr" and cell.get("way") == "adaptive" else ""
+    return f"{cell[what]:.{3 if what == 'ssim' else 2}f}{known}"
 
 
 def parse_args() -> argparse.Namespace:
@@ -189,10 +212,15 @@ def parse_args() -> argparse.Namespace:
     r = commands.add_parser("run")
     r.add_argument("--models", type=Path, required=True, help="the folder of scripts/train_udc.py")
     r.add_argument("--diffusion", default="embedded", help="what fa.diffusion.load takes")
+    r.add_argument("--t-star", type=int, default=T_STAR, help="level of the purifier")
     r.add_argument("--data", type=Path, default=SHARED / "bsd68")
     r.add_argument("--count", type=int, default=4, help="images, from the first")
     r.add_argument("--crop", type=int, default=48, help="edge of the central crops")
     r.add_argument("--defences", nargs="+", choices=list(DEFENCES), default=list(DEFENCES))
+    r.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
+    r.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=True, help="also fa.defenses.adaptive_check"
+    )
     r.add_argument("--ways", nargs="+", choices=("blind", "adaptive"), default=["blind", "adaptive"])
     t = commands.add_parser("table")
     t.add_argument("--json", type=Path, help="also write all numbers into this file")

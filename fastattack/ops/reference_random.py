@@ -15,6 +15,7 @@ STREAM_CHOICE = 5
 STREAM_QUERY = 6  # what black-box attacks draw for each query, in torch alone
 STREAM_VIEW = 7  # the noise of a random view, in torch alone
 STREAM_DRAW = 8  # the seeds of a random model's draws
+STREAM_COPIES = 9  # the seeds of a smoothed model's draws
 STREAM_MADE = 10  # the queries that a distillation makes, in torch alone
 _MASK = 0xFFFFFFFF
 

@@ -132,21 +132,22 @@ def _cost(change: Callable[[Tensor], Any], x: Tensor) -> float:
     return 1e3 * (time.process_time() - began) / len(x)
 
 
-def levels(
-    case: Case, purifier: fa.Purifier, known: str, tried: list[int], shrinkage: float
-) -> tuple[int, dict[str, Any]]:
-    """The level by UAD-RS that one known attack asks for, and what every attack would have asked for."""
+def levels(case: Case, purifier: fa.Purifier, known: str, tried: list[int], shrinkage: float) -> dict[str, Any]:
+    """The level by UAD-RS that one known attack asks for, what every attack would have asked for, and the scores."""
     attacked = {name: case.blind(name) for name in case.attacks}
     found = fa.select_noise_level(purifier, case.plain, case.x, attacked, tried, shrinkage=shrinkage)
     best = {name: found.levels[int(row.argmin())] for name, row in zip(found.attacks, found.distances, strict=True)}
-    scores = {}
-    for level in found.levels:
-        model = purifier.replaced(t_star=level)(case.plain)
-        each = {name: case.judge(model, x, case.target) for name, x in {"clean": case.x, **attacked}.items()}
-        scores[level] = {name: sum(values) / len(values) for name, values in each.items()}
-    return best[known], {
+    models = {level: purifier.replaced(t_star=level)(case.plain) for level in found.levels}
+    return {
         "known": known, "chosen": best[known], "best": best, "count": found.images, "features": found.features,
         "levels": found.levels, "sigmas": [255 * s for s in found.sigmas], "attacks": found.attacks,
         "distances": found.distances.tolist(), "errors": found.errors.tolist(),
-        "unpurified": found.unpurified.tolist(), "scores": scores,
+        "unpurified": found.unpurified.tolist(), "unpurified_scores": means(case, case.plain, attacked),
+        "scores": {level: means(case, model, attacked) for level, model in models.items()},
     }  # fmt: skip
+
+
+def means(case: Case, model: nn.Module, attacked: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean score of the images as they are, and of those of each attack."""
+    each = {name: case.judge(model, x, case.target) for name, x in {"clean": case.x, **attacked}.items()}
+    return {name: sum(values) / len(values) for name, values in each.items()}

@@ -109,24 +109,32 @@ def rows(
     *,
     folder: Path,
     size: int = 48,
-    steps: int = 100,
+    steps: int = 60,
 ) -> Iterator[str]:
     """Make the rows that the store lacks; names of those that are there. ``steps`` of further training."""
     effort = replace(effort, steps=min(STEPS, effort.steps))
-    for words, model in (("DnCNN-17", published(1)), ("small DnCNN", small())):
-        main = case(crops("bsd68", 1, size, count), model, effort)
+    cases = {
+        "DnCNN-17": case(crops("bsd68", 1, size, count), published(1), effort),
+        "colour DnCNN-20": case(crops("cbsd68", 3, size, COLOURED), published(3), effort),
+        "small DnCNN": case(crops("bsd68", 1, size, count), small(), effort),
+    }
+    for words, main in cases.items():
         yield store(f"{words}, no defence", main.row)
         for defense in (Blur(0.5), Median(3)):
             yield store(f"{words}, {defense}", partial(main.row, defense))
         if words == "DnCNN-17":
-            yield store(f"{words}, Bm3d(sigma=10/255)", lambda main=main: main.row(Bm3d(10 / 255), count=SLOW))
-        else:
-            for name in STRATEGIES:
-                yield store(f"{words}, {name}", lambda main=main, name=name: main.row(model=tuned(folder, name, steps)))
+            yield store(f"{words}, Bm3d(sigma=10/255)", partial(main.row, Bm3d(10 / 255), count=SLOW))
         if purifier is not None:
-            yield store(f"{words}, purifier", partial(main.row, in_front(purifier)), purifier)
-    coloured = case(crops("cbsd68", 3, 48, COLOURED), published(3), effort)
-    yield store("colour DnCNN, no defence", coloured.row)
-    if purifier is not None:
-        each = fa.Purifier(fa.diffusion.load(store.weights, channels=3), t_star=40, steps=purifier.options.steps)
-        yield store("colour DnCNN, purifier", partial(coloured.row, in_front(each)), purifier)
+            seen = in_front(purifier if main.x.shape[1] == 1 else each_channel(purifier, store.weights))
+            yield store(f"{words}, purifier", partial(main.row, seen), seen)
+    for name in STRATEGIES:
+        yield store(
+            f"small DnCNN, {name}", lambda name=name: cases["small DnCNN"].row(model=tuned(folder, name, steps))
+        )
+
+
+def each_channel(purifier: fa.Purifier, weights: str) -> fa.Purifier:
+    """The same, shown each channel of colour images alone."""
+    options = purifier.options
+    diffusion = fa.diffusion.load(weights, channels=3)
+    return fa.Purifier(diffusion, t_star=options.t_star, steps=options.steps, surrogate_steps=options.surrogate_steps)

@@ -97,7 +97,7 @@ def rows(purifier: fa.Purifier | None, count: int, effort: Effort, store: Any) -
 
     def search() -> dict[str, Any]:
         other = case(digits, plain, SEARCHED, count, effort, DDN=smallest)
-        return levels(other, purifier, "PGD", LEVELS, shrinkage=0.1)[1]
+        return levels(other, purifier, "PGD", LEVELS, shrinkage=0.1)
 
     yield store("levels", search, purifier)
     chosen = purifier.replaced(t_star=store.rows["levels"]["chosen"])

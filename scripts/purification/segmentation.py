@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def rows(
         return
 
     def search() -> dict[str, Any]:
-        return levels(case(plain, images[count:], labels[count:], effort), purifier, "PGD", LEVELS, shrinkage=0.1)[1]
+        other = case(plain, images[count:], labels[count:], replace(effort, draws=1))
+        return levels(other, purifier, "PGD", LEVELS, shrinkage=0.1)
 
     yield store("levels", search, purifier)
     chosen = purifier.replaced(t_star=store.rows["levels"]["chosen"])

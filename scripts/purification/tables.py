@@ -57,10 +57,10 @@ def selection(row: Row, words: Words) -> str:
     """The table of `select_noise_level` and what the task makes of each level."""
     heads = [f"{a}: distance" for a in row["attacks"]] + [f"{n}: score" for n in ("clean", *row["attacks"])]
     lines = [f"| t* | sigma | {' | '.join(heads)} |", f"|{' --- |' * (2 + len(heads))}"]
-    none = [f"{v:.3g}" for v in row["unpurified"]] + [""] * (len(row["attacks"]) + 1)
+    none = [f"{v:.3g}" for v in row["unpurified"]] + [words(v) for v in row["unpurified_scores"].values()]
     lines.append(f"| none | | {' | '.join(none)} |")
     for k, (level, sigma) in enumerate(zip(row["levels"], row["sigmas"], strict=True)):
-        far = [f"{d[k]:.3g} ± {e[k]:.1g}" for d, e in zip(row["distances"], row["errors"], strict=True)]
+        far = [f"{d[k]:.3g} ± {e[k]:.2g}" for d, e in zip(row["distances"], row["errors"], strict=True)]
         far = [f"**{c}**" if row["best"][a] == level else c for c, a in zip(far, row["attacks"], strict=True)]
         told = [words(v) for v in row["scores"][str(level)].values()]
         lines.append(f"| {level} | {sigma:.1f} | {' | '.join(far + told)} |")
