@@ -21,8 +21,8 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {"_compiled_call_impl", "_flat
 def described(value: Any) -> Any:
     """Data for `fastattack.training.identity.plain_data`, which refuses what cannot be told from others.
 
-    Of whatever has ``describe()`` that; of a module its class, its layout, its tensors and the attributes of all modules
-    in it; of a dataclass the fields that it is made of; of a class or a function of a module (no lambda, no inner
+    Of whatever has ``describe()`` that; of a module its class, its layout, its tensors and the attributes of its
+    modules; of a dataclass the fields that it is made of; of a class or a function of a module (no lambda, no inner
     function) its name.
     """
     if callable(getattr(value, "describe", None)):
