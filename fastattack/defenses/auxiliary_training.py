@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD
 from ..engine import NonFiniteError
-from ..guard import frozen, random_state
+from ..guard import frozen, random_state, seed_torch
 from ..inputs import check_input
 from ..objectives import Objective, kl_divergence, mse
 from ..ops import check
@@ -105,7 +105,7 @@ def train_auxiliary(
     began = time.perf_counter()
     found: list[tuple[float, float]] = []
     with random_state(images.device), _kept(task.net) as learnt:
-        torch.manual_seed(seed)  # of dropout in a network of the user's
+        seed_torch(seed, images.device)  # of dropout in a network of the user's
         optimiser = torch.optim.Adam(learnt, lr)
         generator = torch.Generator().manual_seed(seed)
         for epoch in range(epochs):
