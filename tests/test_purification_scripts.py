@@ -188,8 +188,6 @@ def test_the_strongest_attack_is_the_one_that_counts(scripts: dict[str, Any]) ->
         f"| net, x | 2 | 100 % (100 % .. 100 %) | 50 % (0 % .. 100 %) | {sure} | +50 % (+0 % .. +100 %) | "
         "+0 % (+0 % .. +0 %) | c | 1 |"
     )
-    assert "| net, x | 50 % /" not in tables.section(
-        {"net, x": some}, tables.percent
-    )  # no attack of a name went through
+    assert "| net, x | 50 % /" not in tables.section({"net, x": some}, tables.percent)  # none of that name went through
     ways = {"a, full": [0.5, 0.0], "a, full+eot": [0.5, 1.0], "b": [1.0, 1.0]}
     assert "| y | 50 % / 25 % | 100 % / 100 % |" in tables.section({"y": some | {"adaptive": ways}}, tables.percent)
