@@ -171,6 +171,28 @@ def turning(x: Tensor, t: Tensor) -> Tensor:
     return (x * (1 + share.sqrt()) / (1 - share).sqrt()).to(x.dtype)
 
 
+def test_a_defence_that_is_no_purifier() -> None:
+    """A linear model behind a blur: through the blur PGD reaches the closed form, which the blind attack does not."""
+    x, w = images(), torch.randn(64, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    blur, model = fa.defenses.Blur(1.0), nn.Sequential(nn.Flatten(), nn.Linear(64, 1, bias=False)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(w.T)
+
+    def value(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return output[:, 0] - 0 * target[:, 0]
+
+    target = torch.zeros(COUNT, 1, dtype=torch.float64)
+    report = adaptive_check(blur(model), x, target, eps=0.05, objective=value, steps=10, draws=1)
+    assert [row.name for row in report.rows] == ["blind", "own"]
+    pixels = torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)
+    through = blur.purify(pixels).flatten(1) @ w  # the response to each pixel
+    best = (blur.purify(x).flatten(1) @ w)[:, 0] + 0.05 * float(through.abs().sum())
+    torch.testing.assert_close(report.row("own").fresh, best, rtol=1e-9, atol=1e-9)
+    assert bool((report.row("blind").fresh < best - 1e-3).all())
+    with pytest.raises(ValueError, match=r"ways: wanted some of 'blind', 'own', 'own\+eot', each once, got \['full'\]"):
+        adaptive_check(blur(model), x, target, eps=0.05, objective=value, ways=["full"])
+
+
 def test_blind_beside_adaptive_by_hand() -> None:
     turned = fa.Purifier(Diffusion(turning, SCHEDULE, channels=1), t_star=10, steps=1, gradient="bpda")
     x, target = images(), torch.zeros(COUNT, 1, 8, 8, dtype=torch.float64)
@@ -241,7 +263,7 @@ def test_a_targeted_attack_goes_down() -> None:
 def test_what_does_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         adaptive_check(purifier()(Classifier()), images(), LABELS, eps=0.1, objective=CE, **options)
-    with pytest.raises(TypeError, match=r"model: wanted a purified model, purifier\(model\), got Classifier"):
+    with pytest.raises(TypeError, match=r"model: wanted a model behind a defence, purifier\(model\), got Classifier"):
         adaptive_check(Classifier(), images(), LABELS, eps=0.1, objective=CE)  # type: ignore[arg-type]
     report = fa.strength_check(Classifier(), images(), LABELS, eps=0.1, objective=CE, steps=4, restarts=2, queries=4)
     assert report.adaptive is None

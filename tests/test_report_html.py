@@ -237,7 +237,7 @@ def test_findings_are_computed() -> None:
         "statistics": [row, {**row, "eps": 3 / 255, "gain": same(7.0)}],
     }
     assert [text.replace("\u00a0", " ") for text in conclude(results)] == [
-        "At ε = 5/255, each model under the attack crafted on itself: b resists best and loses 2.00 dB (31.00 → 29.00 "
+        "At ε = 5/255, each model under the attack crafted on itself: b loses least, 2.00 dB (31.00 → 29.00 "
         "dB); a loses most, 4.00 dB (30.00 → 26.00 dB). Their 90 % intervals are apart.",
         "An attack costs another model 50 % of what that model's own attack costs it, on average: from 50 % (a → b) to "
         "50 % (a → b).",

@@ -1,4 +1,4 @@
-"""A purified model under the blind attack and under those that know of the purifier, side by side."""
+"""A defended model under the blind attack and under those that know of the defence, side by side."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from ..engine import Models, Schedule
 from ..engine.combine import losses
 from ..guard import rows_of
 from ..objectives import Objective, mse
+from .defended import Defended
 from .purifier import GRADIENTS, Purified
 
 WAYS = ("blind", *GRADIENTS, *(f"{kind}+eot" for kind in GRADIENTS))
+OWN = ("blind", "own", "own+eot")  # a defence that is no purifier has one backward pass
 
 
 @dataclass(frozen=True)
 class AdaptiveRow:
-    """What the perturbations of one attack do to the purified model. Losses are (B,) float64 on the CPU.
+    """What the perturbations of one attack do to the defended model. Losses are (B,) float64 on the CPU.
 
     Attributes:
-        name: the way: "clean", "blind", "full", "bpda", "surrogate", or one of the last three with "+eot".
+        name: the way: "clean", "blind", "full", "bpda", "surrogate", "own", or one of the last four with "+eot".
         adversarial: (B, ...), what the attack found.
         known: the loss under the noise of draw 0, which attacks without EOT know.
         fresh: the mean loss over draws that no attack has seen, the same for every row.
@@ -85,7 +87,7 @@ class AdaptiveReport:
     def __str__(self) -> str:
         told = self.clean.fooled is not None
         lines = [
-            f"A purified model, {len(self.clean.fresh)} samples, {self.draws} fresh draws",
+            f"A defended model, {len(self.clean.fresh)} samples, {self.draws} fresh draws",
             "",
             f"{'attack':14}  known noise  fresh noise     rise ± s.e.{'  fooled' if told else ''}  seconds",
         ]
@@ -101,7 +103,7 @@ class AdaptiveReport:
 
 
 def adaptive_check(
-    model: Purified,
+    model: Defended,
     x: Tensor,
     target: Any,
     *,
@@ -112,19 +114,20 @@ def adaptive_check(
     threshold: float | None = None,
     targeted: bool = False,
     mask: Tensor | None = None,
-    ways: Sequence[str] = WAYS,
+    ways: Sequence[str] | None = None,
     steps: int = 40,
     eot: int = 4,
     draws: int = 8,
     seed: int = 0,
     max_batch: int | None = None,
 ) -> AdaptiveReport:
-    """PGD blind and adaptive against a purified model: which backward pass finds most, and what the defence is worth.
+    """PGD blind and adaptive against a defended model: which backward pass finds most, and what the defence is worth.
 
-    Blind: on the model alone. Adaptive: through the purifier by each backward pass (``gradient`` of `Purifier`), with
-    the noise of draw 0 throughout, or with "+eot" the mean over ``eot`` fresh draws at each step (Athalye et al., arXiv
-    1802.00420). All perturbations are judged by the purified model in the same noise: in that of draw 0, and in
-    ``draws`` others that no attack has seen. A defence is worth at most what the strongest of the rows leaves of it.
+    Blind: on the model alone. Adaptive: through the purifier by each backward pass (``gradient`` of `Purifier`), or
+    through another defence by its own, with the noise of draw 0 throughout, or with "+eot" the mean over ``eot`` fresh
+    draws at each step (Athalye et al., arXiv 1802.00420). All perturbations are judged by the defended model in the
+    same noise: in that of draw 0, and in ``draws`` others that no attack has seen. A defence is worth at most what the
+    strongest of the rows leaves of it.
 
     Cost: steps gradients for each way, times eot with "+eot" (and as many forward passes again, by which iterates are
     compared in one noise).
@@ -132,14 +135,15 @@ def adaptive_check(
     Args:
         model, x, target, eps, objective, norm, bounds, targeted, mask, steps, eot, seed, max_batch: as for `PGD`.
         threshold: a sample is fooled where its loss is past it: 0 with the objective cw_margin.
-        ways: to try, of "blind", "full", "bpda", "surrogate", "full+eot", "bpda+eot", "surrogate+eot".
+        ways: to try, of "blind", "full", "bpda", "surrogate", "full+eot", "bpda+eot", "surrogate+eot" behind a
+            purifier (None: all), of "blind", "own", "own+eot" behind another defence (None: the first two).
         draws: of fresh noise, by which the perturbations are judged.
 
     Raises:
         TypeError, ValueError: an argument, the model or the objective do not fit. NonFiniteError: NaN or infinity on
             the way.
     """
-    _check(model, ways, eot, draws)
+    ways = _checked(model, ways, eot, draws)
     judge = _Judge(model, target, objective, threshold, targeted, draws, seed, max_batch)
     common: dict[str, Any] = {
         "eps": eps, "objective": objective, "norm": norm, "bounds": bounds, "targeted": targeted, "steps": steps,
@@ -148,30 +152,40 @@ def adaptive_check(
     rows = []
     for way in ways:
         kind, _, averaged = way.partition("+")
-        seen: Models = model.model if kind == "blind" else model.purifier.replaced(gradient=kind)(model.model)
-        attack: Attack = PGD(seen, eot=eot if averaged else 1, **common)
+        attack: Attack = PGD(_seen(model, kind), eot=eot if averaged else 1, **common)
         began = time.perf_counter()
         adversarial = attack(x, target, mask=mask)
         rows.append(judge.row(way, adversarial, time.perf_counter() - began))
     return AdaptiveReport(judge.row("clean", x, 0.0), tuple(rows), draws, targeted)
 
 
-def _check(model: Any, ways: Sequence[str], eot: Any, draws: Any) -> None:
-    if not isinstance(model, Purified):
-        raise TypeError(f"model: wanted a purified model, purifier(model), got {type(model).__name__}")
-    if isinstance(ways, str) or not ways or len(set(ways)) != len(ways) or not set(ways) <= set(WAYS):
-        raise ValueError(f"ways: wanted some of {', '.join(map(repr, WAYS))}, each once, got {ways!r}")
-    averaged = any(way.endswith("+eot") for way in ways)
+def _seen(model: Defended, kind: str) -> Models:
+    """What an attack gets its gradients from."""
+    if kind == "blind":
+        return model.model
+    return model.purifier.replaced(gradient=kind)(model.model) if isinstance(model, Purified) else model
+
+
+def _checked(model: Any, ways: Sequence[str] | None, eot: Any, draws: Any) -> tuple[str, ...]:
+    """The ways to try."""
+    if not isinstance(model, Defended):
+        raise TypeError(f"model: wanted a model behind a defence, purifier(model), got {type(model).__name__}")
+    known = WAYS if isinstance(model, Purified) else OWN
+    found = (known if isinstance(model, Purified) else known[:2]) if ways is None else tuple(ways)
+    if isinstance(ways, str) or not found or len(set(found)) != len(found) or not set(found) <= set(known):
+        raise ValueError(f"ways: wanted some of {', '.join(map(repr, known))}, each once, got {ways!r}")
+    averaged = any(way.endswith("+eot") for way in found)
     for name, value, least in (("eot", eot, 2 if averaged else 1), ("draws", draws, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
+    return found
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """The purified model in known and in fresh noise."""
+    """The defended model in known and in fresh noise."""
 
-    model: Purified
+    model: Defended
     target: Any
     objective: Objective
     threshold: float | None

@@ -36,10 +36,13 @@ def _robustness(results: Results, matrix: dict[str, Any]) -> list[str]:
     if best == worst:
         return [f"{at} the attack costs {best} {_db(drops[best])}{_from_to(matrix, best)}."]
     apart = "overlap" if drops[best].overlaps(drops[worst]) else "are apart"
+    left = {name: after for name in drops if (after := own(matrix, "psnr_after", name)) is not None}
+    top = max(left, key=lambda n: left[n].mean, default=best)  # who starts lower has less to lose
+    most = "" if top == best else f" Most is left of {top}, {_db(left[top])}."
     return [
-        f"{at}, each model under the attack crafted on itself: {best} resists best and loses {_db(drops[best])}"
+        f"{at}, each model under the attack crafted on itself: {best} loses least, {_db(drops[best])}"
         f"{_from_to(matrix, best)}; {worst} loses most, {_db(drops[worst])}{_from_to(matrix, worst)}. "
-        f"Their {confidence(results)} intervals {apart}."
+        f"Their {confidence(results)} intervals {apart}.{most}"
     ]
 
 
