@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fastattack as fa
 from fastattack.certify import ABSTAIN, Gaussian, Laplace, Noise, Uniform, certified_accuracy
 from fastattack.certify.certificate import certificate_of
+from fastattack.certify.copies import ANSWER, ESTIMATE, SELECT, Copies, seed_of_stage
 from tests.digits import digits
 
 
@@ -88,7 +89,7 @@ def test_a_radius_is_that_of_the_counts():
 def test_selection_and_estimation_share_no_copy():
     model, x = HalfSpace(), points()
     smoothed = fa.Smoothed(model, noise=Gaussian(2.0), n=50, n0=50, alpha=0.5)
-    first, second = (smoothed.counts(x, 50, stage=stage) for stage in (0, 1))
+    first, second = (smoothed.counts(x, 50, stage=stage) for stage in (SELECT, ESTIMATE))
     assert not torch.equal(first, second)
 
 
@@ -172,7 +173,7 @@ def test_art_certifies_the_same_from_the_same_counts():
         model, nn.CrossEntropyLoss(), (1, 3, 4), 2, sample_size=50, scale=sigma, alpha=alpha, device_type="cpu"
     )
     ours = fa.Smoothed(model, noise=Gaussian(sigma), n=n, n0=50, alpha=alpha)
-    first, second = ours.counts(x, 50, stage=0), ours.counts(x)
+    first, second = ours.counts(x, 50, stage=SELECT), ours.counts(x)
     given = iter([row.double().numpy() for pair in zip(first, second, strict=True) for row in pair])
     if find_spec("statsmodels") is None:
         theirs._lower_confidence_bound = lambda k, m: np.nan_to_num(stats.beta.ppf(alpha, k, m - k + 1))
@@ -237,8 +238,6 @@ def test_gradients_are_those_of_the_mean_probability():
     smoothed = fa.Smoothed(model, noise=Gaussian(0.25), copies=3, seed=2)
     out = smoothed(x.clone().requires_grad_(True))
     np.testing.assert_allclose(out.exp().sum(1).detach(), 1, rtol=1e-5)
-    from fastattack.certify.copies import ANSWER, Copies, seed_of_stage
-
     drawn = Copies(smoothed.noise, x, torch.arange(3), 3, seed_of_stage(2, ANSWER))
     noisy = drawn.write(torch.empty(9, 1, 8, 8), 0)
     leaf = x.clone().requires_grad_(True)
