@@ -62,6 +62,14 @@ def random_state(device: torch.device) -> Iterator[None]:
             torch.cuda.set_rng_state(cuda, device)
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seeds the generators that `random_state` keeps, and no other: torch.manual_seed seeds those of all devices."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 def modules_of(model: Callable[..., Any]) -> list[nn.Module]:
     """Of an nn.Module, or of the one that a bound method belongs to; [] for another callable."""
     root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)

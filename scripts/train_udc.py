@@ -33,7 +33,7 @@ T_STAR, LEVELS = 60, [40, 60, 80]
 def camera(channels: int = 1) -> fa.udc.Degradation:
     """The display and camera of docs/results/udc.md: stripes, a sensor of coarse pixels, a little noise."""
     waves = (WAVES,) if channels == 1 else tuple((w,) for w in WAVES)
-    spread = fa.udc.psf("toled", size=33, wavelengths=waves, pixel=5.6e-6)
+    spread = fa.udc.psf("toled", size=33, wavelengths=waves, pixel=5.6e-6, oversample=4)  # as the tables were made
     return fa.udc.Degradation(spread, shot=1e-3, read=2e-3, seed=1)
 
 

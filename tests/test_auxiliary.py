@@ -121,6 +121,12 @@ def test_the_same_seed_gives_the_same_weights_and_the_random_state_stays() -> No
     assert not torch.equal(net(seed=1).layers[0].weight, net(seed=2).layers[0].weight)
 
 
+def test_no_generator_of_another_device_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded every GPU"))
+    aux = Auxiliary(widths=(2,), latent=2, seed=1)
+    train_auxiliary(aux, bars(4)[0], eps=EPS, epochs=1, batch=4, attack_steps=1)
+
+
 def test_mode_gradients_and_frozen_parameters_stay() -> None:
     body = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.BatchNorm2d(3), nn.SiLU(), nn.Dropout(0.2)).eval()
     head = nn.Linear(27, 2)
@@ -202,6 +208,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ({"labels": torch.zeros(8)}, ValueError, r"labels: wanted 8 integers, .* torch.float32"),
         ({"images": torch.zeros(8, 64)}, ValueError, r"images: wanted 1 or more, \(N, C, H, W\), got shape \(8, 64\)"),
         ({"images": torch.full((8, 1, 8, 8), math.nan)}, ValueError, "input: wanted finite numbers"),
+        ({"images": 255 * bars(8)[0]}, ValueError, r"input: wanted values inside bounds \(0.0, 1.0\), got .* to \d\d"),
         ({"images": torch.rand(8, 3, 8, 8)}, ValueError, r"auxiliary: wanted a network for 3 channel\(s\)"),
         ({"auxiliary": net()}, ValueError, "classes: wanted an Auxiliary with classes="),
         ({"auxiliary": nn.Flatten()}, ValueError, "head: wanted an nn.Module from latents to logits for Flatten"),

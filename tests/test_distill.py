@@ -144,13 +144,19 @@ def test_a_denoiser_is_distilled_too() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 0.5 * x + 0.1
 
-    student = nn.Conv2d(1, 1, 1)
+    def fresh() -> nn.Conv2d:
+        student = nn.Conv2d(1, 1, 1)
+        with torch.no_grad():
+            student.weight.zero_(), student.bias.zero_()  # type: ignore[union-attr]
+        return student
+
+    student = fresh()
     found = fa.distill(Half(), student, images(60), budget=60, steps=100, lr=0.05)
     assert (found.kind, found.accuracy) == ("images", None)
     assert student.weight.item() == pytest.approx(0.5, abs=0.01)
     assert found.fidelity > 40
     assert "dB on 6 held-out images" in str(found)
-    again = fa.distill(Half(), nn.Conv2d(1, 1, 1), images(60), budget=60, steps=60, lr=0.05, loss=fa.objectives.mse)
+    again = fa.distill(Half(), fresh(), images(60), budget=60, steps=60, lr=0.05, loss=fa.objectives.mse)
     assert again.fidelity > 20
     with pytest.raises(ValueError, match="the query answers with images; use loss='l1'"):
         fa.distill(Half(), nn.Conv2d(1, 1, 1), images(60), budget=60, loss="kl")

@@ -162,6 +162,30 @@ def test_no_batch_split_changes_a_number() -> None:
     torch.testing.assert_close(named, grads[0][0][3:], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("gradient", ["full", "bpda", "surrogate"])
+def test_the_callers_autocast_is_for_the_model_behind(gradient: str) -> None:
+    """Attack and purification are of one purifier and one guide, in their own precision, whoever is around them."""
+    net, x = Curved().float(), images(1).float()
+    diffusion = small().float()
+    purifier = fa.Purifier(
+        diffusion, t_star=40, steps=2, guide=LatentGuide(net, scale=0.5), gradient=gradient, surrogate_steps=1, seed=7
+    )
+
+    def both(autocast: bool) -> tuple[Tensor, Tensor]:
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = purifier.purify(leaf)
+            (found,) = torch.autograd.grad(out.square().sum(), leaf)
+        return out.detach(), found
+
+    for plain, under in zip(both(False), both(True), strict=True):
+        assert torch.equal(plain, under)
+    seen = []
+    with torch.autocast("cpu", torch.bfloat16):
+        purifier(lambda y: seen.append(torch.mm(y[0, 0], y[0, 0]).dtype) or y)(x)
+    assert seen == [torch.bfloat16]
+
+
 def test_memory_holds_the_graph_of_one_step() -> None:
     """The forward pass none at all: what grows with the steps are the states that are kept."""
     x, peaks = images(2, SIDE), {}

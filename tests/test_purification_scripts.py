@@ -6,7 +6,6 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def test_digits_rows_and_tables(
     assert rows["no defence"]["blind"] == rows["no defence"]["adaptive"]
     assert rows["levels"]["chosen"] in (20, 60)
     text = tables.markdown({"digits": rows})
-    widths = [{line.count(" |") for line in part.splitlines() if line.startswith("|")} for part in text.split("\n\n")]
+    widths = [{line.count("|") for line in part.splitlines() if line.startswith("|")} for part in text.split("\n\n")]
     assert all(len(found) <= 1 for found in widths)
     assert text.count("\n| ") >= len(names) + 3
 
@@ -173,8 +172,22 @@ def test_a_row_of_denoising(scripts: dict[str, Any], purifier: fa.Purifier, tmp_
 
 def test_the_strongest_attack_is_the_one_that_counts(scripts: dict[str, Any]) -> None:
     tables = scripts["tables"]
-    rows = {"x": {"count": 2, "clean": [1.0, 1.0], "blind": {"a": [1.0, 0.0], "b": [1.0, 1.0]}, "milliseconds": 1.0,
-                  "adaptive": {"c": [0.0, 0.0], "d": [1.0, 0.0]}}}  # fmt: skip
-    line = tables.section(rows, tables.percent).splitlines()[2]
-    assert line == "| x | 2 | 100 % (100 % .. 100 %) | 50 % (0 % .. 100 %) | 0 % (0 % .. 0 %) | c | 1 |"
-    assert replace(few(scripts), draws=1).draws == 1
+    bare = {
+        "count": 2,
+        "clean": [1.0, 1.0],
+        "blind": {"a": [0.0, 0.0]},
+        "adaptive": {"a": [0.0, 0.0]},
+        "milliseconds": 20.4,
+    }
+    some = {"count": 2, "clean": [1.0, 1.0], "blind": {"a": [1.0, 0.0], "b": [1.0, 1.0]}, "milliseconds": 1.0,
+            "adaptive": {"c": [0.0, 0.0], "d": [1.0, 0.0]}}  # fmt: skip
+    none, row = tables.section({"net, no defence": bare, "net, x": some}, tables.percent).splitlines()[2:4]
+    sure = "0 % (0 % .. 0 %)"
+    assert none == f"| net, no defence | 2 | 100 % (100 % .. 100 %) | {sure} | {sure} |  |  | a | 20 |"
+    assert row == (
+        f"| net, x | 2 | 100 % (100 % .. 100 %) | 50 % (0 % .. 100 %) | {sure} | +50 % (+0 % .. +100 %) | "
+        "+0 % (+0 % .. +0 %) | c | 1 |"
+    )
+    assert "| net, x | 50 % /" not in tables.section({"net, x": some}, tables.percent)  # none of that name went through
+    ways = {"a, full": [0.5, 0.0], "a, full+eot": [0.5, 1.0], "b": [1.0, 1.0]}
+    assert "| y | 50 % / 25 % | 100 % / 100 % |" in tables.section({"y": some | {"adaptive": ways}}, tables.percent)

@@ -318,3 +318,134 @@ def test_factories_refuse_what_cannot_be():
     ):
         with pytest.raises((ValueError, TypeError), match=f"^({word})"):
             build()
+
+
+# -- each choice its own number ----------------------------------------------------------------------------------------
+
+
+class Recording:
+    """A strategy of white images; wrappers around it are judged by what they change."""
+
+    level = 0.1
+
+    def __call__(self, model: Any, clean: Tensor, *, sample_ids: Any = None, epoch: Any = None) -> Any:
+        return torch.full_like(clean, 0.5), clean
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def set_epoch(self, epoch: int, step: int = 0) -> None: ...
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
+
+
+def independent(a: Tensor, b: Tensor) -> None:
+    """Of 400 fair coins each the product of the signs has a mean of 0 +- 0.05."""
+    assert 120 < int(a.sum()) < 280
+    assert 120 < int(b.sum()) < 280
+    assert abs(float(((2.0 * a - 1) * (2.0 * b - 1)).mean())) < 0.2
+
+
+def test_share_level_and_plain_share_are_drawn_apart(monkeypatch):
+    """All seeds 0: who is attacked says nothing of who is purified how far, or has plain noise; attacks in attacks."""
+    clean, model = torch.full((400, 1, 2, 2), 0.25), lambda x: x
+    by_level: dict[int, list[int]] = {}
+
+    def purify(self: fa.Purifier, x: Tensor, *, sample_ids: Tensor, draw: int = 0) -> Tensor:
+        by_level.setdefault(self.level, []).extend(sample_ids.tolist())
+        return x
+
+    monkeypatch.setattr(fa.Purifier, "purify", purify)
+    attack = {"eps": 0.01, "steps": 1, "share": 0.5}
+    once = t.attacked(Recording(), **attack)
+    hit = (t.purified(once, purifier(), levels=(4, 8))(model, clean)[0] - 0.5).abs().amax((1, 2, 3)) > 0
+    low = torch.zeros(400, dtype=torch.bool)
+    low[by_level[4]] = True
+    independent(hit, low)
+    by_level.clear()
+    t.purified(t.purified(Recording(), purifier(), levels=(4, 8)), purifier(), levels=(5, 9))(model, clean)
+    marks = [torch.zeros(400, dtype=torch.bool) for _ in range(2)]
+    for mark, level in zip(marks, (4, 5), strict=True):
+        mark[by_level[level]] = True
+    independent(*marks)
+    twice = (t.attacked(once, **attack)(model, clean)[0] - once(model, clean, sample_ids=range(400))[0]).abs()
+    independent(twice.amax((1, 2, 3)) > 0, hit)
+    sampler = fa.TypicalSetSampler(sigma=0.1, typicality=None, mean=0.5, plain_share=0.5)
+    wide = torch.zeros(400, 1, 4, 4)
+    before = t.ts(sampler)(model, wide, sample_ids=range(400))[0]
+    after = t.attacked(t.ts(sampler), **attack)(model, wide, sample_ids=range(400))[0]
+    independent(before.mean((1, 2, 3)) < 0.25, (after - before).abs().amax((1, 2, 3)) > 0)
+
+
+# -- what a module is told by ------------------------------------------------------------------------------------------
+
+
+class Stretch(nn.Module):
+    """Its numbers are in no repr and no state_dict."""
+
+    def __init__(self, k: Any = 2.0, offset: float = 0.0) -> None:
+        super().__init__()
+        self.inner = nn.Identity()
+        self.inner.k = k
+        self.register_buffer("offset", torch.tensor(offset), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.inner.k + self.offset
+
+
+def test_plain_attributes_and_hidden_buffers_of_a_degradation_make_another_run(tmp_path):
+    config = t.TrainConfig(steps=1)
+
+    def run(degradation: nn.Module, **options: Any) -> None:
+        t.train(tiny(), patches(), t.degraded(degradation), config, out=tmp_path / "out", **options)
+
+    run(Stretch())
+    run(Stretch().eval(), resume=True)  # its mode is not what it is
+    with pytest.raises(ValueError, match=r"another run: .*degradation\.attributes\.inner\.k: wanted 3\.0, got 2\.0"):
+        run(Stretch(3.0), resume=True)
+    with pytest.raises(ValueError, match=r"another run: .*degradation\.attributes.*offset"):
+        run(Stretch(offset=0.1), resume=True)
+    with pytest.raises(TypeError, match=r"degradation\.attributes\.inner\.k: wanted numbers.*got object"):
+        run(Stretch(object()))
+    first, second = (plain_data(described(nn.LSTM(2, 2, dropout=d, num_layers=2)), "m")["attributes"] for d in (0, 0.5))
+    assert first != second
+    assert described(nn.MultiheadAttention(4, 2))["attributes"][""]["num_heads"] == 2
+
+
+# -- what training refuses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("degradation", "word"),
+    [(lambda x: x[..., :4], r"wanted images \(4, 1, 12, 10\) .*got \(4, 1, 12, 4\)"), (lambda x: None, "got NoneType")],
+)
+def test_a_degradation_that_gives_no_such_images_is_named(degradation, word, clean):
+    with pytest.raises(ValueError, match=f"^degradation: .*{word}"):
+        t.degraded(degradation)(abs, clean)
+
+
+@pytest.mark.parametrize("levels", [60, "60", None])
+def test_levels_that_are_no_sequence_are_named(levels):
+    with pytest.raises(TypeError, match=r"^levels: wanted a sequence"):
+        t.purified(t.degraded(CAMERA), purifier(), levels=levels)
+
+
+def test_the_named_loss_refuses_colour_of_a_model_that_does_not_tell_its_channels(tmp_path):
+    found = loss_of("mse+features", None, torch.device("cpu"))
+    assert found is not None
+    with pytest.raises(ValueError, match=r"^loss: wanted a gray model for 'mse\+features'.*got one for 3 channels"):
+        found(torch.rand(1, 3, 12, 12), torch.rand(1, 3, 12, 12))
+    assert found(torch.rand(1, 1, 12, 12), torch.rand(1, 1, 12, 12)).shape == (1,)
+
+
+@pytest.mark.parametrize("name", ["degraded", "attacked", "purified"])
+def test_gaussian_validation_of_a_restorer_is_refused_and_a_function_is_not(name, tmp_path):
+    config, valid = t.TrainConfig(steps=1), t.Validation(images=images((12, 12)), sigma=SIGMA)
+    with pytest.raises(ValueError, match=r"^validation: wanted None or a function .* degraded images"):
+        t.train(tiny(), patches(), make(name), config, out=tmp_path / "out", validation=valid)
+    assert not (tmp_path / "out").exists()
+    own = t.train(tiny(), patches(), make(name), config, out=tmp_path / "out", validation=lambda model: {"valid": 1.5})
+    assert own.rows[-1]["valid"] == 1.5

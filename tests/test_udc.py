@@ -117,6 +117,45 @@ def test_black_pixels_have_a_gradient():
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("tone", "slope"), [("srgb", 0.9 ** (1 / 2.4)), ("linear", 0.9)])
+def test_white_pixels_have_the_gradient_of_their_neighbours(dtype, tone, slope):
+    """d phi(0.9 phi^-1(x)) / dx at 1, where no more than the scene's white is cut."""
+    x = torch.ones(1, 1, 4, 4, dtype=dtype, requires_grad=True)
+    camera = fa.udc.Degradation(torch.ones(1, 1), tone=tone, gain=0.9, shot=0, read=0)
+    (found,) = torch.autograd.grad(camera(x).sum(), x)
+    assert torch.allclose(found, torch.full_like(found, slope), rtol=1e-4)
+
+
+@pytest.mark.parametrize("saturation", [1e9, 1e17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_curve_of_the_paper_is_finite_at_any_saturation(saturation, dtype):
+    x = torch.tensor([[[[0.0, 0.5, 1.0, 1.2]]]], dtype=dtype, requires_grad=True)
+    out = fa.udc.Degradation(torch.ones(1, 1), tone="reinhard", saturation=saturation, shot=0, read=0)(x)
+    (found,) = torch.autograd.grad(out.sum(), x)
+    assert out.isfinite().all()
+    assert found.isfinite().all()
+    assert float(out.detach().max()) <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_black_pixels_without_read_noise_have_no_huge_gradient(dtype):
+    """Rounding of the transform leaves 1e-17 or 1e-8 there, and the slope of a square root knows no bound."""
+    x = torch.zeros(1, 1, 32, 32, dtype=dtype)
+    x[:, :, 4, 4] = 1.0
+    x.requires_grad_()
+    (found,) = torch.autograd.grad(fa.udc.Degradation(kernel(5, 5), shot=1e-3, read=0)(x).sum(), x)
+    # sqrt(shot / dark) / 2 = 16 by a normal of 4, both tone curves 1 at 0; a pixel is spread with a sum of 1
+    assert float(found.abs().max()) < 65
+
+
+def test_the_result_lies_below_the_tone_of_the_saturation():
+    x = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    for tone, highest in (("srgb", float(srgb(np.array(2.0)))), ("linear", 2.0), ("reinhard", 2 / 2.25)):
+        camera = fa.udc.Degradation(torch.ones(1, 1), tone=tone, saturation=2.0, gain=3.0, shot=0, read=0)
+        assert float(camera(x).max()) == pytest.approx(highest)
+
+
 def test_types_autocast_and_an_empty_batch():
     x, camera = images(2, 1, 8, 8).float(), fa.udc.Degradation(kernel(3, 3))
     expected = camera(x)
@@ -211,6 +250,27 @@ def test_the_restorer_comes_back_from_its_file(channels, widths, tmp_path):
     save_file(damaged, path)
     with pytest.raises(ValueError, match=r"wanted after\.0\.conv2\.bias .*missing"):
         models.load("udc_unet", weights=path)
+
+
+@pytest.mark.parametrize("widths", [(4.5,), (), (8, 0), (True,), ("8",)])
+def test_widths_that_cannot_be_are_named(widths):
+    with pytest.raises(ValueError, match=r"^widths: wanted whole numbers"):
+        models.UDCUNet(widths=widths)
+
+
+def test_a_file_that_lacks_a_level_is_named(tmp_path):
+    state = models.UDCUNet(widths=(4, 8, 8)).state_dict()
+    for key in [key for key in state if key.startswith("before.1.")]:
+        del state[key]
+    save_file(state, tmp_path / "k.safetensors")
+    with pytest.raises(ValueError, match=r"not weights of udc_unet: wanted .*before\.1"):
+        models.load("udc_unet", weights=tmp_path / "k.safetensors")
+
+
+def test_first_weights_seed_no_generator_of_a_device(monkeypatch):
+    """torch.manual_seed would seed all, of which only the CPU's is put back."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded every GPU"))
+    models.new_udc_unet(widths=(4,), seed=1)
 
 
 def test_another_models_file_is_no_restorer(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +93,61 @@ def test_pixels_average_the_intensity_and_channels_their_wavelengths():
     np.testing.assert_allclose(found[1], channel(520e-9, 640e-9), rtol=1e-9)
 
 
+def grating(cells: int, points: np.ndarray) -> np.ndarray:
+    """(pixels,) light of ``cells`` slits of 4 samples at points (pixels, n), in pixels from the middle, averaged."""
+    u = points * PIXEL / (WAVE * FOCUS)
+    with np.errstate(invalid="ignore"):
+        orders = np.sin(np.pi * cells * PITCH * u) ** 2 / (cells * np.sin(np.pi * PITCH * u)) ** 2
+    orders[np.isclose(np.sin(np.pi * PITCH * u), 0, atol=1e-12)] = 1
+    return (np.sinc(4 / SAMPLES * PITCH * u) ** 2 * orders).mean(1)
+
+
+def grid(per_pixel: int) -> np.ndarray:
+    return np.arange(-4, 5)[:, None] + ((np.arange(per_pixel) + 0.5) / per_pixel - 0.5)[None, :]
+
+
+def block(cells: int, points: np.ndarray) -> np.ndarray:
+    """The same for the whole aperture, open along the slits."""
+    return (np.sinc(cells * PITCH * points * PIXEL / (WAVE * FOCUS)) ** 2).mean(1)
+
+
+@pytest.mark.parametrize("cells", [3, 20, 45])
+def test_fringes_within_a_pixel_are_averaged_however_fine(cells):
+    """A pixel holds 0.4, 2.8 and 6.4 of the finest; the oracle takes 2000 points of the closed form."""
+    found = fa.udc.psf(slits(0, 1, 2, 3), size=9, cells=cells, **OPTICS)[0].numpy()
+    expected = separable(block(cells, grid(2000)), grating(cells, grid(2000)))
+    assert np.abs(found - expected).sum() < 0.005
+    assert found[4, 4] == pytest.approx(expected[4, 4], rel=0.003)
+
+
+def test_a_number_of_points_is_taken_as_given_or_refused_where_it_misses_fringes():
+    found = fa.udc.psf(slits(0, 1, 2, 3), size=9, cells=20, oversample=5, **OPTICS)[0].numpy()
+    np.testing.assert_allclose(found, separable(block(20, grid(5)), grating(20, grid(5))), rtol=1e-7, atol=1e-14)
+    with pytest.raises(ValueError, match=r"^oversample: wanted 1 .*, None or at least 3, .*got 2"):
+        fa.udc.psf(slits(0, 1, 2, 3), size=9, cells=20, oversample=2, **OPTICS)
+    with pytest.raises(ValueError, match=r"^oversample: wanted .* at least 14"):
+        fa.udc.psf("toled", cells=60, oversample=4)
+
+
+def test_wavelengths_may_be_numpys():
+    expected = fa.udc.psf("toled", size=5, wavelengths=(float(np.float32(5e-7)),))
+    for waves in ((np.float32(5e-7),), np.array([5e-7], dtype=np.float32), ((np.float32(5e-7),),)):
+        assert torch.equal(fa.udc.psf("toled", size=5, wavelengths=waves), expected)
+
+
+@pytest.mark.parametrize("given", [np.ones((3, 3)) + 1j, torch.ones(3, 3, dtype=torch.complex64)])
+def test_complex_numbers_are_refused(given, tmp_path):
+    with pytest.raises(TypeError, match=r"^psf: wanted real numbers"):
+        fa.udc.Degradation(given)
+    with pytest.raises(TypeError, match=r"^layout: wanted"):
+        fa.udc.psf(given)
+    np.save(tmp_path / "k.npy", np.asarray(given))
+    save_file({"psf": torch.as_tensor(given).to(torch.complex64)}, tmp_path / "k.safetensors")
+    for name in ("k.npy", "k.safetensors"):
+        with pytest.raises((TypeError, ValueError), match=rf"^psf: .*{name}"):
+            fa.udc.read_psf(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["toled", "poled"])
 def test_named_layouts_have_about_the_open_area_of_their_displays(name):
     cell = fa.udc.layout(name)
@@ -115,6 +173,10 @@ def test_named_layouts_have_about_the_open_area_of_their_displays(name):
         ({"pixel": float("nan")}, "pixel"),
         ({"aperture": "hexagon"}, "aperture"),
         ({"wavelengths": ()}, "wavelengths"),
+        ({"wavelengths": None}, "wavelengths: wanted one entry"),
+        ({"wavelengths": 5e-7}, "wavelengths: wanted one entry"),
+        ({"wavelengths": "green"}, "wavelengths: wanted one entry"),
+        ({"wavelengths": (None,)}, "wavelengths: wanted a length"),
         ({"wavelengths": (530e-9, ())}, "wavelengths"),
         ({"wavelengths": (-530e-9,)}, "wavelengths"),
         ({"layout": "lcd"}, "layout: wanted one of 'toled', 'poled'"),
@@ -208,3 +270,19 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         fa.udc.read_psf(tmp_path / "words.npy")
     with pytest.raises(TypeError, match=r"^psf: wanted an array"):
         fa.udc.Degradation("toled")
+
+
+def test_a_damaged_archive_is_named_and_a_whole_one_closed(tmp_path):
+    path = tmp_path / "k.npz"
+    np.savez_compressed(path, psf=spread().numpy())
+    whole = path.read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a file left open would tell
+        fa.udc.read_psf(path)
+        gc.collect()
+    damaged = bytearray(whole)
+    damaged[80:120] = bytes(40)  # within the array
+    for content in (whole[:-30], whole[:40], bytes(damaged)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^psf: .*k\.npz: cannot be read as an array"):
+            fa.udc.read_psf(path)

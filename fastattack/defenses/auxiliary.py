@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..files import write_atomic
-from ..guard import random_state
+from ..guard import random_state, seed_torch
 from ..models.weights import read_weights
 
 GRID = 4  # places an axis that the features are averaged to
@@ -54,7 +54,7 @@ class Auxiliary(nn.Module):
             raise ValueError("widths: wanted at least one layer, got none")
         self.channels, self.widths, self.latent, self.classes = channels, tuple(widths), latent, classes
         with random_state(torch.device("cpu")):
-            torch.manual_seed(seed)
+            seed_torch(seed, torch.device("cpu"))
             layers: list[nn.Module] = []
             for k, (before, after) in enumerate(zip((channels, *widths), widths, strict=False)):
                 layers += [nn.Conv2d(before, after, 3, stride=1 if k == 0 else 2, padding=1), nn.SiLU()]

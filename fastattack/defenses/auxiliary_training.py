@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..attacks import PGD
 from ..engine import NonFiniteError
-from ..guard import frozen, random_state
+from ..guard import frozen, random_state, seed_torch
 from ..inputs import check_input
 from ..objectives import Objective, kl_divergence, mse
 from ..ops import check
@@ -105,7 +105,7 @@ def train_auxiliary(
     began = time.perf_counter()
     found: list[tuple[float, float]] = []
     with random_state(images.device), _kept(task.net) as learnt:
-        torch.manual_seed(seed)  # of dropout in a network of the user's
+        seed_torch(seed, images.device)  # of dropout in a network of the user's
         optimiser = torch.optim.Adam(learnt, lr)
         generator = torch.Generator().manual_seed(seed)
         for epoch in range(epochs):
@@ -210,7 +210,7 @@ def _kept(net: nn.Module) -> Iterator[list[nn.Parameter]]:
 
 
 def _check(task: _Task, images: Any, *, epochs: Any, batch: Any, lr: Any, seed: Any) -> None:
-    check_input(images, None)
+    check_input(images, (0.0, 1.0))
     least = 1 if task.labels is not None else 2
     if images.dim() != 4 or len(images) < least:
         raise ValueError(f"images: wanted {least} or more, (N, C, H, W), got shape {tuple(images.shape)}")

@@ -76,8 +76,8 @@ class Process:
         eta: 1 for DDPM, 0 for DDIM.
         input_sigma: of the noise that the images hold already, on their scale.
         output_sigma: of the noise that they hold at the end.
-        precision: of the model.
-        guide: changes the predicted noise.
+        precision: of the model, whatever autocast the caller is under.
+        guide: changes the predicted noise, in its own precision.
     """
 
     diffusion: Diffusion
@@ -114,7 +114,11 @@ class Process:
     def seen(self, origin: Tensor) -> Tensor:
         """What the guide sees of the images on the model's scale: they themselves, or what it makes of them."""
         facing = getattr(self.guide, "facing", None)
-        return origin if facing is None else facing(origin)
+        if facing is None:
+            return origin
+        with torch.autocast(origin.device.type, enabled=False):
+            seen: Tensor = facing(origin)
+        return seen
 
     def enter(self, origin: Tensor, seed: int, ids: Tensor) -> Tensor:
         """The forward jump of images on the model's scale, which are overwritten; noise that they hold counts."""
@@ -126,9 +130,10 @@ class Process:
     def step(self, k: int, x: Tensor, seen: Tensor, seed: int, ids: Tensor, *, overwrite: bool = False) -> Tensor:
         """Reverse step k = 0 .. steps - 1; ``overwrite`` writes x, without autograd."""
         start, stop = self.levels[k], self.levels[k + 1]
-        eps_hat = self.diffusion(x, start, self.precision)
-        if self.guide is not None:
-            eps_hat = self.guide(eps_hat, x, start, seen)
+        with torch.autocast(x.device.type, enabled=False):  # the caller's is for the model behind
+            eps_hat = self.diffusion(x, start, self.precision)
+            if self.guide is not None:
+                eps_hat = self.guide(eps_hat, x, start, seen)
         if overwrite and eps_hat.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
             eps_hat = eps_hat.clone()  # a model that hands its input through
         by = reverse_coefficients(self.diffusion.schedule, start, stop, self.eta)

@@ -190,9 +190,10 @@ def _build_n2n(state: State, sigma: float | None) -> tuple[Denoiser, State]:
 
 def _build_udc_unet(state: State, sigma: float | None) -> tuple[Denoiser, State]:
     first = state.get("enter.weight")
-    levels = sorted(key for key in state if re.fullmatch(r"before\.\d+\.conv1\.weight", key))
-    if first is None or first.ndim != 4 or first.shape[1] % 4 or not levels:
-        raise _Mismatch(f"wanted enter.weight (32, 4, 3, 3) and before.0.conv1.weight, got {_some(state)}")
+    levels = [key for key in state if re.fullmatch(r"before\.\d+\.conv1\.weight", key)]
+    named = {f"before.{k}.conv1.weight" for k in range(len(levels))} == set(levels)
+    if first is None or first.ndim != 4 or first.shape[1] % 4 or not levels or not named:
+        raise _Mismatch(f"wanted enter.weight (32, 4, 3, 3) and before.0.conv1.weight, before.1..., got {_some(state)}")
     widths = tuple(state[f"before.{k}.conv1.weight"].shape[0] for k in range(len(levels)))
     return UDCUNet(first.shape[1] // 4, widths=widths, sigma=sigma), state
 

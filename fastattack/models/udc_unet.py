@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..guard import random_state, seed_torch
 from .n2n import _pad_dim
 
 
@@ -36,15 +37,16 @@ class UDCUNet(nn.Module):
         sigma: nothing here; a label as the other models have.
 
     Raises:
-        ValueError: no widths, or one below 1.
+        ValueError: no widths, or one that is no whole number >= 1.
     """
 
     def __init__(
         self, channels: int = 1, *, widths: tuple[int, ...] = (32, 64, 128), sigma: float | None = None
     ) -> None:
         super().__init__()
-        if not widths or min(widths) < 1:
-            raise ValueError(f"widths: wanted channels of one level at least, got {widths!r}")
+        whole = all(isinstance(width, int) and not isinstance(width, bool) and width >= 1 for width in widths)
+        if not widths or not whole:
+            raise ValueError(f"widths: wanted whole numbers >= 1, channels of one level at least, got {widths!r}")
         self.channels, self.widths, self.sigma = channels, tuple(widths), sigma
         self.multiple = 2 ** len(widths)
         steps = list(pairwise(widths))
@@ -82,6 +84,6 @@ def new_udc_unet(channels: int = 1, *, widths: tuple[int, ...] = (32, 64, 128), 
 
     It begins as the identity: the last layer is 0.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with random_state(torch.device("cpu")):
+        seed_torch(seed, torch.device("cpu"))
         return UDCUNet(channels, widths=widths)

@@ -22,6 +22,7 @@ from .describing import described
 from .identity import identity_of
 from .log import CSV, Log, Row, check_log, open_log, progress_bar
 from .losses import Loss, loss_of
+from .restoration import Attacking, Degraded, Purifying
 from .state import State, place, surroundings_kept
 from .strategies import Strategy
 from .validation import Validation
@@ -46,7 +47,7 @@ def train(
     config: TrainConfig,
     *,
     out: str | Path,
-    validation: Validation | None = None,
+    validation: Validation | Callable[[nn.Module], dict[str, float]] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     loss: Loss = None,
@@ -66,7 +67,9 @@ def train(
         strategy: see `fastattack.training.strategies`.
         config: see `TrainConfig`.
         out: folder for checkpoint.pt, checkpoint.previous.pt, log.csv (or tensorboard/) and model.safetensors.
-        validation: what to measure at the ends of epochs; None measures nothing.
+        validation: what to measure at the ends of epochs; None measures nothing. A `Validation` measures the model
+            alone on Gaussian noise, also where the strategy purifies, and is refused for `degraded` images; a function
+            of the model that gives {"valid": number} measures what you like.
         resume: go on from the checkpoint in ``out``; from the beginning where there is none yet.
         overwrite: replace an earlier run in ``out``, whose checkpoints, weights and log.csv go as this one begins.
         loss: None or "mse": the mean squared error. "mse+features": that and 0.1 of the squared distance between what
@@ -86,6 +89,7 @@ def train(
     began = time.perf_counter()
     check_log(log)
     folder = Path(out)
+    _require_measurable(strategy, validation)
     objective = loss_of(loss, getattr(model, "channels", None), _device_of(model))
     identity = identity_of(config=config.binding(), strategy=strategy.describe(), data=patches.describe())
     if objective is not None:  # the checkpoints of before have no such entry
@@ -100,6 +104,17 @@ def train(
         _run(state, patches, folder, validation, write, _Meter(state, show))
     _save_weights(state, folder / WEIGHTS)
     return TrainResult(tuple(state.rows), folder / WEIGHTS, time.perf_counter() - began)
+
+
+def _require_measurable(strategy: Strategy, validation: object) -> None:
+    inside: object = strategy
+    while isinstance(inside, Attacking | Purifying):
+        inside = inside.strategy
+    if isinstance(inside, Degraded) and isinstance(validation, Validation):
+        raise ValueError(
+            "validation: wanted None or a function of the model beside degraded images, got a Validation, which "
+            "measures the removal of Gaussian noise"
+        )
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -135,7 +150,7 @@ def _run(
     state: State,
     patches: Batches,
     folder: Path,
-    validation: Validation | None,
+    validation: Callable[[nn.Module], dict[str, float]] | None,
     write: Callable[[Row], object],
     meter: _Meter,
 ) -> None:

@@ -49,6 +49,23 @@ class Weighted:
         return torch.stack(values).sum(0)
 
 
+@dataclass(frozen=True)
+class _WithFeatures(Weighted):
+    """Of gray images: a model that tells no ``channels`` is known by what it gives."""
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        _require_gray(output.shape[1])
+        return super().__call__(output, target)
+
+
+def _require_gray(channels: Any) -> None:
+    if channels != 1:
+        raise ValueError(
+            f"loss: wanted a gray model for 'mse+features', whose features are those of the embedded gray "
+            f"denoiser, got one for {channels} channels; fa.training.Weighted takes features of your own"
+        )
+
+
 def loss_of(loss: Loss, channels: Any, device: torch.device) -> Objective | None:
     """The objective that is meant; None for the mean squared error.
 
@@ -58,15 +75,11 @@ def loss_of(loss: Loss, channels: Any, device: torch.device) -> Objective | None
     if loss is None or loss == "mse":
         return None
     if loss == "mse+features":
-        if channels not in (None, 1):
-            raise ValueError(
-                f"loss: wanted a gray model for 'mse+features', whose features are those of the embedded gray "
-                f"denoiser, got one for {channels} channels; fa.training.Weighted takes features of your own"
-            )
+        _require_gray(1 if channels is None else channels)
         from ..models import load
 
         seen = load("embedded", device=device).get_submodule("model")[:_DEPTH]  # type: ignore[index]
-        return Weighted(((1.0, mse), (_SHARE, features(seen, layers=_LAYERS))))
+        return _WithFeatures(((1.0, mse), (_SHARE, features(seen, layers=_LAYERS))))
     if isinstance(loss, str) or not callable(loss) or isinstance(loss, type):
         raise ValueError(f"loss: wanted {', '.join(map(repr, NAMES))}, a function of (output, target), got {loss!r}")
     return loss

@@ -76,7 +76,11 @@ class Degraded(_Numbered):
         by_name = getattr(self.degradation, "for_samples", None)
         act = self.degradation if by_name is None else by_name(ids, seed >> 1)  # draws have 63 bits
         with torch.no_grad():
-            return act(clean), clean
+            seen = act(clean)
+        if not isinstance(seen, Tensor) or seen.shape != clean.shape:
+            came = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
+            raise ValueError(f"degradation: wanted images {tuple(clean.shape)} as the clean ones, got {came}")
+        return seen, clean
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -95,6 +99,11 @@ class _Wrapper(_Numbered):
     def level(self) -> float:
         """That of the strategy inside."""
         return self.strategy.level
+
+    @property
+    def depth(self) -> int:
+        """1 for a wrapper of no wrapper, 2 for one around that: names what it draws beside those inside."""
+        return 1 + (self.strategy.depth if isinstance(self.strategy, _Wrapper) else 0)
 
     def _inner(self, model: Model, clean: Tensor, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, targets, and the names of the inputs: those of HAT come twice."""
@@ -118,7 +127,7 @@ class Purifying(_Wrapper):
         inputs, targets, names = self._inner(model, clean, ids, epoch)
         if not self.levels:
             return _purified(_of_epoch(self.purifier, seed), inputs, names), targets
-        chosen = (_uniform(names, seed) * len(self.levels)).long()
+        chosen = (_uniform(names, seed, self.depth) * len(self.levels)).long()
         out = torch.empty_like(inputs)
         for k, level in enumerate(self.levels):
             if bool((rows := chosen == k).any()):
@@ -142,7 +151,7 @@ class Attacking(_Wrapper):
     def _pairs(self, model: Model, clean: Tensor, seed: int, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         inputs, targets, names = self._inner(model, clean, ids, epoch)
         purifier = None if self.purifier is None else _of_epoch(self.purifier, seed)
-        rows = _uniform(names, seed) < self.share
+        rows = _uniform(names, seed, self.depth) < self.share
         if bool(rows.any()):
             attack = PGD(
                 model if purifier is None else purifier(model), eps=self.eps, steps=self.steps,
@@ -164,13 +173,13 @@ def _of_epoch(purifier: Purifier, seed: int, **options: Any) -> Purifier:
 
 
 def _purified(purifier: Purifier, inputs: Tensor, ids: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):  # it has a precision of its own
+    with torch.no_grad():
         return purifier.purify(inputs, sample_ids=ids)
 
 
-def _uniform(ids: Tensor, seed: int) -> Tensor:
-    """(B,) float64 in [0, 1), Philox of (seed, sample id)."""
-    words = sample_words(torch.zeros(1, dtype=torch.int64, device=ids.device), ids, seed, STREAM_CHOICE)
+def _uniform(ids: Tensor, seed: int, depth: int) -> Tensor:
+    """(B,) float64 in [0, 1), Philox of (seed, sample id, depth >= 1); counter 0 is that of a sampler's plain share."""
+    words = sample_words(torch.tensor([depth], device=ids.device), ids, seed, STREAM_CHOICE)
     return (words[:, 0, 0] >> 8).double() * 2.0**-24
 
 
@@ -207,6 +216,8 @@ def purified(strategy: Strategy, purifier: Purifier, *, levels: Sequence[int] = 
         TypeError, ValueError: an option that cannot be; the message names it.
     """
     _require(strategy, purifier)
+    if isinstance(levels, str) or not isinstance(levels, Sequence):
+        raise TypeError(f"levels: wanted a sequence of levels, (40, 60), got {levels!r}")
     for level in levels:
         purifier.replaced(t_star=level)  # complains
     return Purifying(Numbering(seed), strategy, purifier, tuple(levels))

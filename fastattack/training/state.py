@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import NonFiniteError
+from ..guard import seed_torch
 from ..objectives import Objective, mse
 from . import checkpoint
 from .config import TrainConfig
@@ -90,10 +91,7 @@ class State:
     def _seed(self) -> None:
         """What the model draws in this step (dropout) is its own, so that resuming needs no generator state."""
         number = (self.config.seed * 0x9E3779B1 + self.step) % 2**63
-        torch.default_generator.manual_seed(number)
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(number)
+        seed_torch(number, self.device)
 
     @torch.no_grad()
     def _follow(self) -> None:

@@ -16,6 +16,8 @@ from ..ops import check, typical_noise
 from .files import normalised
 
 KNEE = 0.25  # of Reinhard's curve, as in arXiv 2104.09556
+_ROOM = 1e-12  # below 1 for a pixel of Reinhard's curve, which never gets there
+_DARK = 1e-6  # of the most light that arrives: what a transform's rounding leaves in black pixels is less
 _TOE, _SLOPE, _OFFSET, _POWER = 0.0031308, 12.92, 0.055, 2.4  # IEC 61966-2-1
 
 
@@ -39,7 +41,7 @@ def _srgb_light(image: Tensor) -> Tensor:
 
 TONES = {
     "srgb": Tone(_srgb, _srgb_light),
-    "reinhard": Tone(lambda light: light / (light + KNEE), lambda image: KNEE * image / (1 - image)),
+    "reinhard": Tone(lambda light: light / (light + KNEE), lambda image: KNEE * image / (1 - image).clamp_min(_ROOM)),
     "linear": Tone(lambda light: light, lambda image: image),
 }
 
@@ -76,10 +78,11 @@ class Degradation(nn.Module):
     ("reinhard") and saturation 500. Images of 8 bits have no light beyond white: "srgb" is the curve that they were
     made by.
 
-    Images (B, C, H, W) of any size not below that of k, nominal range [0, 1], which the result does not leave.
-    Computed in float32 or float64, returned in the type of the input. Autograd goes through all of it. The noise is
-    Philox of (seed, draw, sample id, pixel); attacks name samples and draws themselves, and torch's generators are
-    neither read nor moved.
+    Images (B, C, H, W) of any size not below that of k, nominal range [0, 1]. The result lies in [0, phi(saturation)]:
+    [0, 1] for "reinhard", and for the others where the saturation is 1 at most, as it is by default. Computed in
+    float32 or float64, returned in the type of the input. Autograd goes through all of it. The noise is Philox of
+    (seed, draw, sample id, pixel); attacks name samples and draws themselves, and torch's generators are neither read
+    nor moved.
 
     Args:
         psf: (h, w) or (C, h, w), C 1 (every channel) or 3, odd, >= 0; normalised here.
@@ -130,7 +133,7 @@ class Degradation(nn.Module):
         options, tone = self.options, TONES[self.options.tone]
         with torch.autocast(x.device.type, enabled=False):
             wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            light = tone.light(wide.clamp_max(float(tone.image(torch.tensor(options.saturation, dtype=torch.float64)))))
+            light = tone.light(wide).clamp_max(options.saturation)
             light = options.gain * convolved(light, self.psf.to(wide.dtype))
             light = light + self._noise(light, sample_ids, draw or 0)
             return tone.image(light.clamp(0, options.saturation)).to(x.dtype)
@@ -154,8 +157,9 @@ class Degradation(nn.Module):
         z = typical_noise(light.detach(), sigma=1.0, typicality=None, seed=seed, sample_ids=ids)
         if not options.shot:
             return options.read * z
-        variance = options.shot * light.clamp_min(0) + options.read**2
-        return z * variance.clamp_min(1e-20).sqrt()  # the square root has no slope at 0
+        # The square root is steepest at 0: the slope there would be that of rounding.
+        dark = _DARK * options.gain * options.saturation
+        return z * (options.shot * light.clamp_min(dark) + options.read**2).sqrt()
 
     def _require(self, x: Any) -> None:
         if not isinstance(x, Tensor) or x.dtype not in check.DTYPES:

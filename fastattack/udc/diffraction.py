@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ Wavelengths = float | Sequence[float]
 
 SAMPLES = 48  # of a named layout's cell, along each side
 GREEN = (530e-9,)
+LEAST, PER_FRINGE = 12, 3  # points that a pixel is averaged over, along its side
 SHAPES = ("square", "round")
 
 
@@ -63,7 +65,7 @@ def psf(
     pixel: float = 2.8e-6,
     cells: int = 6,
     aperture: str = "square",
-    oversample: int = 4,
+    oversample: int | None = None,
 ) -> Tensor:
     """The point spread function of a display in front of a lens, by Fraunhofer diffraction.
 
@@ -81,16 +83,22 @@ def psf(
         pixel: width of a pixel of the sensor, in metres.
         cells: across the aperture, and along it.
         aperture: "square", or "round": the disc in that square.
-        oversample: points along each side of a pixel over which the intensity is averaged; 1 takes its middle.
+        oversample: points along each side of a pixel over which the intensity is averaged; 1 takes its middle. None:
+            three to each of the finest fringes, lambda distance / (cells pitch), and 12 at least.
 
     Returns:
         (channels, size, size) float64 on the CPU; each channel's sum is 1.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be; it is named.
+        TypeError, ValueError: an argument that cannot be; it is named. So are several points that lie further apart
+            than the finest fringes: their average would be another.
     """
     cell = _transmission(layout)
-    for name, value, least in (("size", size, 1), ("cells", cells, 1), ("oversample", oversample, 1)):
+    for name, value, least in (
+        ("size", size, 1),
+        ("cells", cells, 1),
+        ("oversample", 1 if oversample is None else oversample, 1),
+    ):
         if check.whole(value, name, 31) < least:
             raise ValueError(f"{name}: wanted a whole number >= {least}, got {value!r}")
     if size % 2 == 0:
@@ -105,14 +113,29 @@ def psf(
         mask = mask * _disc(*mask.shape)
         if not mask.any():
             raise ValueError("aperture: wanted some open part of the layout in the disc, got none")
+    groups = _groups(wavelengths)
+    fringes = pixel * max(mask.shape) * step / (min(map(min, groups)) * distance)
+    oversample = _points(oversample, fringes)
     points = (np.arange(size * oversample) - (size * oversample - 1) / 2) * pixel / oversample
     # Divided by wave^2, the pattern that is so much larger holds the same light.
     channels = [
         np.mean([_intensity(mask, points / (wave * distance), step) / wave**2 for wave in group], axis=0)
-        for group in _groups(wavelengths)
+        for group in groups
     ]
     binned = np.stack(channels).reshape(len(channels), size, oversample, size, oversample).mean((2, 4))
     return torch.from_numpy(binned / binned.sum((1, 2), keepdims=True))
+
+
+def _points(oversample: int | None, fringes: float) -> int:
+    """Along the side of a pixel that holds so many of the finest fringes."""
+    if oversample is None:
+        return max(LEAST, math.ceil(PER_FRINGE * fringes))
+    if 1 < oversample < fringes:
+        raise ValueError(
+            f"oversample: wanted 1 (the middle of a pixel), None or at least {math.ceil(fringes)}, one point to each "
+            f"fringe, got {oversample}"
+        )
+    return oversample
 
 
 def _intensity(mask: Floats, frequencies: Floats, step: float) -> Floats:
@@ -142,7 +165,8 @@ def _transmission(given: Any) -> Floats:
     if isinstance(given, str):
         return layout(given).numpy()
     try:
-        cell = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float64)
+        found = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+        cell = found.astype(np.float64, casting="unsafe" if found.dtype.kind == "O" else "same_kind")
     except (TypeError, ValueError):
         raise TypeError(f"layout: wanted a name or a 2-D array of numbers, got {type(given).__name__}") from None
     if cell.ndim != 2 or cell.size == 0:
@@ -156,17 +180,22 @@ def _transmission(given: Any) -> Floats:
 
 def _groups(wavelengths: Any) -> list[list[float]]:
     """The wavelengths of each channel."""
-    if isinstance(wavelengths, (str, int, float)) or len(wavelengths) == 0:
+    channels = _listed(wavelengths)
+    if not channels:
         raise ValueError(f"wavelengths: wanted one entry for each channel, got {wavelengths!r}")
-    groups = [[entry] if isinstance(entry, (int, float)) else list(entry) for entry in wavelengths]
+    groups = [[entry] if (several := _listed(entry)) is None else several for entry in channels]
     for group in groups:
         if not group:
             raise ValueError("wavelengths: wanted at least one for each channel, got an empty entry")
         for wave in group:
             _require_length(wave, "wavelengths")
-    return groups
+    return [[float(wave) for wave in group] for group in groups]
+
+
+def _listed(value: Any) -> list[Any] | None:
+    return list(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else None
 
 
 def _require_length(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
         raise ValueError(f"{name}: wanted a length in metres > 0, got {value!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ def normalised(given: Any, name: str = "psf") -> Tensor:
         TypeError, ValueError: anything else.
     """
     try:
-        found = torch.as_tensor(given).detach().cpu().double()
+        found = torch.as_tensor(given).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name}: wanted an array (h, w) or (C, h, w), got {type(given).__name__}") from None
+    found = _real(found, name)
     if found.dim() == 2:
         found = found[None]
     if found.dim() != 3 or found.shape[0] not in (1, 3) or found.numel() == 0:
@@ -41,6 +44,12 @@ def normalised(given: Any, name: str = "psf") -> Tensor:
             f"{tuple(found.shape[1:])}; read_psf(FILE, size=...) cuts one around the brightest pixel"
         )
     return found / found.sum((1, 2), keepdim=True)
+
+
+def _real(found: Tensor, name: str) -> Tensor:
+    if found.is_complex():
+        raise TypeError(f"{name}: wanted real numbers, got {found.dtype}")
+    return found.double()
 
 
 def _require_light(found: Tensor, name: str) -> None:
@@ -86,15 +95,23 @@ def _array(path: Path) -> Tensor:
     else:
         try:
             content = np.load(path, allow_pickle=False)
-            arrays = {NAME: content} if isinstance(content, np.ndarray) else dict(content)
-        except (OSError, ValueError, EOFError) as error:
+            if isinstance(content, np.ndarray):
+                arrays = {NAME: content}
+            else:
+                with content:
+                    arrays = dict(content)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"psf: {path}: cannot be read as an array: {error}") from error
     if NAME not in arrays and len(arrays) != 1:
         raise ValueError(f"psf: {path}: wanted one array or one called {NAME!r}, got {', '.join(arrays) or 'none'}")
     found = arrays.get(NAME, next(iter(arrays.values())))
     if isinstance(found, np.ndarray) and found.dtype.kind not in "biuf":
         raise TypeError(f"psf: {path}: wanted an array of numbers, got {found.dtype}")
-    return torch.as_tensor(np.asarray(found, dtype=np.float64)) if isinstance(found, np.ndarray) else found.double()
+    return (
+        torch.as_tensor(np.asarray(found, dtype=np.float64))
+        if isinstance(found, np.ndarray)
+        else _real(found, f"psf: {path}")
+    )
 
 
 def _cut(found: Tensor, size: int, name: str) -> Tensor:

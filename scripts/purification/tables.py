@@ -10,7 +10,7 @@ import numpy as np
 from fastattack.evaluate.bootstrap import Bootstrap
 
 Row = dict[str, Any]
-Words = Callable[[float], str]
+Words = Callable[..., str]
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -23,23 +23,52 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def section(rows: dict[str, Row], words: Words) -> str:
-    lines = [
-        "| defence | images | clean | blind | adaptive | strongest attack | ms an image |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    """One line a row. Gains are over the same network without a defence, image by image."""
+    heads = ("defence", "images", "clean", "blind", "adaptive", "gain blind", "gain adaptive", "strongest", "ms")
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for name, row in rows.items():
         if "clean" not in row:
             continue
-        found = {kind: worst(row[kind]) for kind in ("blind", "adaptive") if row[kind]}
+        found = {kind: row[kind][worst(row[kind])] for kind in ("blind", "adaptive") if row[kind]}
+        told = [cell(scores, words) for scores in found.values()] + [""] * (2 - len(found))
+        before = rows.get(f"{network(name)}no defence")
+        gains = ["", ""]
+        if before is not None and before is not row:
+            bare = before["blind"][worst(before["blind"])]
+            gains = [cell([a - b for a, b in zip(v, bare, strict=False)], words, "+") for v in found.values()]
         label = f"{name}, t* {row['t_star']} (sigma {row['sigma']:.1f})" if "t_star" in row else name
-        told = [cell(row[kind][name], words) for kind, name in found.items()] + [""] * (2 - len(found))
-        cells = [label, str(row["count"]), cell(row["clean"], words), *told, found.get("adaptive", ""),
-                 f"{row['milliseconds']:{'.0f' if row['milliseconds'] >= 10 else '.2g'}}"]  # fmt: skip
+        cost, strongest = row["milliseconds"], worst(row["adaptive"]) if row["adaptive"] else ""
+        gains += [""] * (2 - len(gains))
+        cells = [label, str(row["count"]), cell(row["clean"], words), *told, *gains, strongest]
+        cells.append(f"{cost:{'.0f' if cost >= 10 else '.2g'}}")
         lines.append(f"| {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    if "purifier" in rows:
-        text += f"\nAdaptive attacks on the purified model, each alone:\n\n{ways(rows['purifier'], words)}"
+    for name, row in rows.items():
+        if name.endswith("purifier") and row["adaptive"]:
+            text += f"\nAttacks on {network(name)}purifier, each alone:\n\n{ways(row, words)}"
+    if any(len(row.get("blind", ())) > 1 for row in rows.values()):
+        text += f"\nMeans of each attack by itself, blind / adaptive:\n\n{each(rows, words)}"
     return text + (f"\n{selection(rows['levels'], words)}" if "levels" in rows else "")
+
+
+def each(rows: dict[str, Row], words: Words) -> str:
+    """Blind, and by the strongest way in which an attack of that name was made through the defence."""
+    names = next(list(row["blind"]) for row in rows.values() if "blind" in row)
+    lines = [f"| defence | {' | '.join(names)} |", f"|{' --- |' * (1 + len(names))}"]
+    for label, row in rows.items():
+        if "blind" in row:
+            cells = []
+            for name in names:
+                through = [np.mean(v) for way, v in row["adaptive"].items() if way.partition(",")[0] == name]
+                cells.append(f"{words(np.mean(row['blind'][name]))} / {words(min(through))}" if through else "")
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def network(name: str) -> str:
+    """What stands before the last comma of a row's name, with it."""
+    head, comma, _ = name.rpartition(", ")
+    return head + comma
 
 
 def worst(scores: dict[str, list[float]]) -> str:
@@ -71,21 +100,23 @@ def selection(row: Row, words: Words) -> str:
     return head + "\n".join(lines) + "\n"
 
 
-def cell(values: list[float], words: Words) -> str:
+def cell(values: list[float], words: Words, sign: str = "") -> str:
+    """The mean and its interval."""
     found = Bootstrap().means({"m": np.array(values)})["m"]
-    return f"{words(float(found.value))} ({words(float(found.low))} .. {words(float(found.high))})"
+    mean, low, high = (words(float(v), sign) for v in (found.value, found.low, found.high))
+    return f"{mean} ({low} .. {high})"
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+def percent(value: float, sign: str = "") -> str:
+    return f"{100 * value:{sign}.0f} %"
 
 
-def fraction(value: float) -> str:
-    return f"{value:.3f}"
+def fraction(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}"
 
 
-def decibel(value: float) -> str:
-    return f"{value:.2f}"
+def decibel(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.2f}"
 
 
 SECTIONS: dict[str, tuple[str, Words]] = {
