@@ -197,5 +197,5 @@ def _listed(value: Any) -> list[Any] | None:
 
 
 def _require_length(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"{name}: wanted a length in metres > 0, got {value!r}")
