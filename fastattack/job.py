@@ -14,7 +14,7 @@ from . import metrics
 from .attacks import APGD, BIM, FGSM, MIFGSM, NIFGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, Square
 from .attacks.base import Attack
 from .engine import Model, Progress
-from .engine.naming import draws_by_name
+from .engine.naming import draws_differ
 from .images import find_images, read_image
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -123,7 +123,7 @@ def build_attack(model: Model, config: JobConfig) -> Attack:
         raise ValueError(f"restarts: wanted 1 for {name}, which starts from the input itself, got {config.restarts}")
     if name != "obsatk":
         options["norm"] = config.norm
-    if config.eot > 1 and draws_by_name(model) and getattr(model, "draws", True):
+    if config.eot > 1 and draws_differ(model):
         options["eot"] = config.eot
     if name == "denoising-pgd":
         options |= {"preserve_noise": config.preserve_noise, "sigma": config.sigma / 255}

@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from . import metrics
-from .defenses.spec import DefenseSpec, OpenedDefense, open_defense
+from .attacked import PLAIN, Versions, check_report, labels_of
+from .defenses.purifier import Purifier
+from .defenses.spec import DefenseSpec, OpenedDefense, open_defense, parse_defense
 from .engine import Model
 from .evaluate.measure import restore
 from .images import find_images, read_image, stored_channels
 from .job import Row, add_noise, batches_of, image_names
-
-PLAIN = "input"
-"""The version of an image that nobody attacked."""
-LOSSLESS = "attacked.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +75,18 @@ class PurifyResult:
     restored: Tensor | None = field(repr=False)
 
 
-def default_defense(sigma: float | None) -> str:
-    """Five DDIM steps from a level that is cheap to come back from; of noisy images some above their noise."""
-    level = "t_star=60" if sigma is None else f"sigma={min(255.0, 1.4 * sigma):g}"
-    return f"purifier:{level},sampler=ddim,steps=5"
+def default_defense(sigma: float | None, *, restored: bool = False) -> str:
+    """Five DDIM steps from a level that is cheap to come back from; of noisy images some above their noise.
+
+    Fewer steps where there are not as many levels between. ``restored``: see `open_defenses`.
+    """
+    if sigma is None:
+        return "purifier:t_star=60,sampler=ddim,steps=5"
+    text = f"purifier:sigma={min(255.0, 1.4 * sigma):g},sampler=ddim"
+    left = sigma if restored else 0.0
+    every = open_defense(parse_defense(text), channels=1, input_sigma=sigma, output_sigma=left).before
+    assert isinstance(every, Purifier)
+    return f"{text},steps={min(5, every.process.steps)}"
 
 
 # -- what is to be purified ----------------------------------------------------------------------------------------
@@ -99,10 +104,13 @@ def load_subjects(
         channels: 1 or 3; None: each image's own.
 
     Raises:
-        OSError, ValueError: an image or a version that is not there, cannot be read, or has another size; names it.
+        OSError, ValueError: an image or a version that is not there, cannot be read, or has another size; names it. A
+            report of another noise than the config's.
     """
     paths = find_images(list(data))
-    folders = {label: _Versions(folder) for label, folder in zip(_labels(attacked), attacked, strict=True)}
+    folders = {label: Versions(folder) for label, folder in zip(labels_of(attacked), attacked, strict=True)}
+    for folder in attacked:
+        check_report(folder, sigma=config.sigma, seed=config.seed if config.add_noise else None)
     subjects = []
     for number, (name, path) in enumerate(zip(image_names(paths), paths, strict=True)):
         image = read_image(path, channels or stored_channels(path))
@@ -112,56 +120,6 @@ def load_subjects(
         versions = {PLAIN: plain} | {label: folder.read(name, image) for label, folder in folders.items()}
         subjects.append(Subject(name, number, image if known else None, versions))
     return subjects
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """The folders' names; of "attacked" inside a report the report's; numbered where they repeat."""
-    found: list[str] = []
-    for folder in folders:
-        place = folder.resolve()
-        name = place.parent.name if place.name == "attacked" else place.stem if place.is_file() else place.name
-        label, number = name, 1
-        while label in (PLAIN, *found):
-            number += 1
-            label = f"{name}_{number}"
-        found.append(label)
-    return found
-
-
-class _Versions:
-    """The attacked versions in one folder, by the images' names."""
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"attacked: wanted a folder, got {folder}")
-        self.folder, self.file = folder, folder / LOSSLESS
-        self.paths = {}
-        if not self.file.is_file():
-            paths = find_images(folder)
-            self.paths = dict(zip(image_names(paths), paths, strict=True))
-
-    def read(self, name: str, like: Tensor) -> Tensor:
-        found = self._lossless(name) if self.file.is_file() else self._image(name, like.shape[0])
-        if found is None:
-            raise ValueError(f"attacked: wanted an image {name!r} in {self.folder}, as in --data, got none")
-        if found.shape != like.shape:
-            hint = f"; see --channels {found.shape[0]}" if found.shape[1:] == like.shape[1:] else ""
-            raise ValueError(
-                f"attacked: wanted {name!r} in {self.folder} as {tuple(like.shape)}, which --data has, "
-                f"got {tuple(found.shape)}{hint}"
-            )
-        return found
-
-    def _lossless(self, name: str) -> Tensor | None:
-        try:
-            with safe_open(self.file, framework="pt") as file:
-                return file.get_tensor(name).float() if name in file.keys() else None  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{self.file}: cannot be read as attacked inputs: {error}") from error
-
-    def _image(self, name: str, channels: int) -> Tensor | None:
-        path = self.paths.get(name)
-        return None if path is None else read_image(path, channels)
 
 
 # -- the work ------------------------------------------------------------------------------------------------------

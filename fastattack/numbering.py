@@ -1,4 +1,4 @@
-"""What names the random numbers of a training run: a seed, an epoch, a step and sample ids; nothing else is a state."""
+"""What names random numbers: a seed and a draw; of a training run an epoch, a step and sample ids. No other state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .ops import check
-from .ops.reference_random import STREAM_EPOCH, sample_words
+from .ops.reference_random import STREAM_DRAW, STREAM_EPOCH, sample_words
 
 _IDS_PER_STEP = 2**32
 
@@ -79,9 +79,20 @@ class Numbering:
 
 @lru_cache(maxsize=64)
 def _epoch_seed(seed: int, epoch: int) -> int:
-    """64 bits of Philox: epochs have streams of their own, which no other seed's epochs share."""
-    first, name = torch.zeros(1, dtype=torch.int64, device="cpu"), torch.tensor([epoch], device="cpu")
-    words = sample_words(first, name, seed, STREAM_EPOCH)[0, 0].tolist()
+    """Epochs have streams of their own, which no other seed's epochs share."""
+    return _derived(seed, epoch, STREAM_EPOCH)
+
+
+@lru_cache(maxsize=1024)
+def seed_of_draw(seed: int, draw: int) -> int:
+    """Draws (below 2**63) of what is random by seed and draw have streams of their own."""
+    return _derived(seed, check.whole(draw, "draw", 63), STREAM_DRAW)
+
+
+def _derived(seed: int, number: int, stream: int) -> int:
+    """64 bits of Philox."""
+    first, name = torch.zeros(1, dtype=torch.int64, device="cpu"), torch.tensor([number], device="cpu")
+    words = sample_words(first, name, seed, stream)[0, 0].tolist()
     return int(words[0] | words[1] << 32)
 
 

@@ -23,7 +23,8 @@ import fastattack as fa
 from fastattack.bench.machine import describe
 from fastattack.defenses import Auxiliary, LatentGuide, Purified, adaptive_check, train_auxiliary
 from fastattack.files import write_atomic
-from fastattack.models.weights import sha256_of
+from fastattack.models.tweedie import sha256_of_diffusion
+from fastattack.models.weights import read_weights, sha256_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 from digits_task import HELD_OUT, classifier, digits
@@ -172,10 +173,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = {name: value for name, value in vars(args).items() if name not in ("out", "tune", "levels", "scales")}
     place = args.out / "agdm.json"
     found: dict[str, Any] = {"config": config, "machine": describe("cpu"), "rows": {}}
-    found["auxiliary"] = {"sha256": sha256_of(args.out / "auxiliary.safetensors"), **TRAINING}
+    file = args.out / "auxiliary.safetensors"
+    found["auxiliary"] = {"sha256": sha256_of(file), **read_weights(file)[1]}
+    found["diffusion_sha256"] = sha256_of_diffusion(None if args.diffusion == "embedded" else Path(args.diffusion))
     if place.exists():
         before = json.loads(place.read_text())
-        if before["config"] == config and before["auxiliary"] == found["auxiliary"]:
+        networks = [each["auxiliary"]["sha256"] for each in (before, found)]
+        model = found["diffusion_sha256"]  # older records have none, and are not made again for that
+        if before["config"] == config and networks[0] == networks[1] and before.get("diffusion_sha256", model) == model:
             found["rows"] = before["rows"]
     for name, model in defences(args, task, aux).items():
         if name in found["rows"]:

@@ -38,7 +38,10 @@ DEFENCES = {
     "purified": ("restorer", True),
     "fine-tuned": ("purified", True),
     "adversarial": ("adversarial", True),
+    "fine-tuned alone": ("purified", False),
+    "adversarial alone": ("adversarial", False),
 }
+ALONE = [name for name, (_, stands) in DEFENCES.items() if not stands]
 Make = Callable[[nn.Module], Any]
 
 
@@ -155,15 +158,17 @@ def about(bench: Bench) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             runs[stage] = {"sha256": sha256_of(path), **(file.metadata() or {})}
     diffusion = bench.args.diffusion
+    unrestored = {k: make(nn.Identity())(bench.seen, bench.clean) for k, make in ATTACKS.items() if k[:3] == "PGD"}
     return {
         "images": bench.names, "crop": bench.args.crop, "degraded": psnr(bench.seen, bench.clean).mean().item(),
         "degraded_ssim": ssim(bench.seen, bench.clean).mean().item(), "camera": repr(camera()),
+        "degraded_attacked": {k: psnr(x, bench.clean).mean().item() for k, x in unrestored.items()},
         "purifier": repr(bench.purifier), "draws": DRAWS, "models": runs,
         "diffusion": "embedded" if diffusion == "embedded" else sha256_of(Path(diffusion)),
     }  # fmt: skip
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
+def save(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -178,10 +183,21 @@ HEADS = (
 )
 
 
-def table(args: argparse.Namespace) -> None:
-    about, rows = json.loads((args.out / "about.json").read_text()), []
-    for path in sorted(args.out.glob("*.json")):
-        rows += [] if path.stem == "about" else [json.loads(path.read_text())]
+def tables(args: argparse.Namespace) -> None:
+    """One set of tables for each folder."""
+    found = []
+    for folder in args.out:
+        about = json.loads((folder / "about.json").read_text())
+        rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json")) if path.stem != "about"]
+        found.append({"about": about, "rows": rows})
+        print(f"\n{about['purifier']}, degraded {about['degraded']:.2f} dB, {about['degraded_ssim']:.3f}")
+        print("attacked itself: " + ", ".join(f"{k} {v:.2f}" for k, v in about["degraded_attacked"].items()))
+        table(rows)
+    if args.json:
+        save(args.json, found)
+
+
+def table(rows: list[dict[str, Any]]) -> None:
     found = {(r["defence"], r["attack"], r.get("way", "")): r for r in rows if "attack" in r}
     columns = [("none", "blind")] + [(d, w) for d in DEFENCES if DEFENCES[d][1] for w in ("blind", "adaptive")]
     for what in ("psnr", "ssim", "rms"):
@@ -190,12 +206,15 @@ def table(args: argparse.Namespace) -> None:
             cells = [found.get((d, attack, w if attack else "")) for d, w in columns]
             if any(cells):
                 print(f"| {attack or 'none'} | " + " | ".join(map(entry, cells, [what] * len(cells))) + " |")
+    print("\n| psnr | " + " | ".join(ALONE) + " |\n" + "|" + " --- |" * (len(ALONE) + 1))
+    for attack in ("", *ATTACKS):
+        cells = [found.get((d, attack, "blind" if attack else "")) for d in ALONE]
+        if any(cells[1:]):
+            print(f"| {attack or 'none'} | " + " | ".join(entry(c, "psnr") for c in cells) + " |")
     print("\n| defence | attack | known noise | fresh noise |\n| --- | --- | --- | --- |")
     for row in rows:
         for c in row.get("check", ()):
             print(f"| {row['defence']} | {c['way']} | {c['known']:.2f} | {c['psnr']:.2f} |")
-    if args.json:
-        save(args.json, {"about": about, "rows": rows})
 
 
 def entry(cell: dict[str, Any] | None, what: str) -> str:
@@ -224,11 +243,11 @@ def parse_args() -> argparse.Namespace:
     r.add_argument("--ways", nargs="+", choices=("blind", "adaptive"), default=["blind", "adaptive"])
     t = commands.add_parser("table")
     t.add_argument("--json", type=Path, help="also write all numbers into this file")
-    for command in (r, t):
-        command.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
+    r.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
+    t.add_argument("--out", type=Path, nargs="+", required=True, help="folders of the JSON files, one for each level")
     return p.parse_args()
 
 
 if __name__ == "__main__":
     arguments = parse_args()
-    run(arguments) if arguments.command == "run" else table(arguments)
+    run(arguments) if arguments.command == "run" else tables(arguments)

@@ -208,6 +208,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ({"labels": torch.zeros(8)}, ValueError, r"labels: wanted 8 integers, .* torch.float32"),
         ({"images": torch.zeros(8, 64)}, ValueError, r"images: wanted 1 or more, \(N, C, H, W\), got shape \(8, 64\)"),
         ({"images": torch.full((8, 1, 8, 8), math.nan)}, ValueError, "input: wanted finite numbers"),
+        ({"images": 255 * bars(8)[0]}, ValueError, r"input: wanted values inside bounds \(0.0, 1.0\), got .* to \d\d"),
         ({"images": torch.rand(8, 3, 8, 8)}, ValueError, r"auxiliary: wanted a network for 3 channel\(s\)"),
         ({"auxiliary": net()}, ValueError, "classes: wanted an Auxiliary with classes="),
         ({"auxiliary": nn.Flatten()}, ValueError, "head: wanted an nn.Module from latents to logits for Flatten"),

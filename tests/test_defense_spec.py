@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import Identity
 
 import fastattack as fa
 from fastattack.defenses import Blur, Bm3d, Jpeg, Median, open_defense, parse_defense
 from fastattack.defenses.spec import DefenseSpec, check_defense_labels
+from fastattack.evaluate.panel import Behind
+from fastattack.evaluate.results import describe_defense
+from fastattack.job import JobConfig, build_attack
 from fastattack.models.tweedie import sha256_of_diffusion
 
 EMBEDDED = Path(__file__).resolve().parents[1] / "fastattack" / "assets" / "diffusion_small_gray.safetensors"
@@ -99,6 +103,20 @@ def test_the_run_says_what_the_text_leaves_open(tmp_path: Path) -> None:
     assert not by_run.purify(images().requires_grad_(), ids).requires_grad
 
 
+def test_a_model_that_draws_behind_a_defence_that_does_not() -> None:
+    """EOT has something to average wherever the noise is drawn."""
+    texts = ("jpeg:50", "purifier:t_star=0", "purifier:t_star=9,steps=1")
+    jpeg, still, drawn = (open_defense(parse_defense(text), channels=1) for text in texts)
+    purified = fa.Purifier(t_star=9, steps=1)(Identity())
+    for model, eot in (
+        (jpeg(purified), 3), (still(purified), 3), (drawn(Identity()), 3), (jpeg(drawn(Identity())), 3),
+        (jpeg(Identity()), 1), (still(jpeg(Identity())), 1), (jpeg(still(Identity())), 1), (Identity(), 1),
+    ):  # fmt: skip
+        assert build_attack(model, JobConfig(eot=3, steps=1)).schedule.eot == eot, model
+        told = describe_defense(Behind("m", jpeg), model)
+        assert told["random"] == (eot == 3), model
+
+
 def test_simple_kinds() -> None:
     for text, before in (("blur:1.5", Blur(1.5)), ("median:3", Median(3)), ("jpeg:40", Jpeg(40))):
         opened = open_defense(parse_defense(text), channels=1)
@@ -130,6 +148,19 @@ def test_a_guide(tmp_path: Path) -> None:
         open_defense(parse_defense(f"purifier:t_star=3,guide={EMBEDDED}"), channels=1)
     with pytest.raises(ValueError, match="guide_scale: wanted guide=FILE beside it"):
         parse_defense("purifier:t_star=3,guide_scale=2")
+
+
+@pytest.mark.parametrize(("mine", "images"), [(1, 3), (3, 1)])
+def test_a_guide_for_images_of_other_channels(tmp_path: Path, mine: int, images: int) -> None:
+    """The embedded model sees each channel alone, so that it does not say it."""
+    fa.defenses.Auxiliary(mine, widths=(4,), latent=4).save(tmp_path / "h.safetensors")
+    text = f"purifier:t_star=3,guide={tmp_path / 'h.safetensors'}"
+    open_defense(parse_defense(text), channels=mine)
+    with pytest.raises(
+        ValueError, match=rf"guide: wanted a network for {images} channel\(s\) .* one for {mine}"
+    ) as error:
+        open_defense(parse_defense(text), channels=images)
+    assert repr(text) in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,25 @@ def test_noise_on_the_inputs_costs_no_query_and_smooths_the_student() -> None:
     assert "no images held out" in str(plain)
 
 
+def test_noise_is_fresh_in_every_step() -> None:
+    seen: list[Tensor] = []
+
+    class Watching(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.append(x.flatten(1))
+            return super().forward(x.flatten(1))
+
+    x = torch.zeros(50, 1, 8, 8) + torch.linspace(0, 1, 50)[:, None, None, None]
+    target = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    fa.distill(target, Watching(64, CLASSES), x, budget=50, steps=4, held_out=0.0, noise=0.2, batch=50)
+    noise = torch.cat([batch - batch.mean(1, keepdim=True) for batch in seen])
+    assert len(noise) == 200
+    assert float(noise.std()) == pytest.approx(0.2, rel=0.05)
+    alike = torch.corrcoef(noise) - torch.eye(200)
+    assert float(alike.abs().max()) < 0.7  # 1 where two steps have the same noise
+
+
 # -- the budget --------------------------------------------------------------------------------------------------------
 
 

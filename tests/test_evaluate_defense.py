@@ -153,7 +153,14 @@ def test_on_the_command_line(made: dict[str, Any], tmp_path: Path, capsys: pytes
         ({"defense": ["jpeg:50", "jpeg:50"]}, "would both be called 'jpeg50'"),
         ({"defense": ["jpg:50"]}, "did you mean 'jpeg'"),
         ({"defense": ["jpeg:50"], "eot": 0}, "eot: wanted a whole number >= 1, got 0"),
-        ({"defense": ["jpeg:50"], "precision": "bf16"}, "precision: wanted fp32 beside 'jpeg:50'"),
+        (
+            {"defense": ["jpeg:50"], "precision": "bf16"},
+            "fp32 beside the defense 'jpeg:50', which filters in fp32, got bf16",
+        ),
+        (
+            {"defense": ["purifier:sigma=30"], "precision": "bf16"},
+            r"'purifier:sigma=30' \(it has a precision= of its own\)",
+        ),
         ({"defense": ["purifier:sigma=20"]}, "sigma: wanted at least the 25"),
         ({"models": ["embedded", "embedded+a=embedded"], "defense": ["a=blur:1"]}, "'embedded\\+a' is the name of"),
     ],

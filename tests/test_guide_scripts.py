@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from fastattack.defenses import Auxiliary
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+EMBEDDED = SCRIPTS.parent / "fastattack" / "assets" / "diffusion_small_gray.safetensors"
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_rows_are_kept_and_tables_are_means_of_them(
     results: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Auxiliary(1, widths=(2, 2), latent=3, classes=10).save(tmp_path / "auxiliary.safetensors")
+    Auxiliary(1, widths=(2, 2), latent=3, classes=10).save(tmp_path / "auxiliary.safetensors", metadata={"epochs": 99})
     few = ["--out", str(tmp_path), "--digits", "3", "--reverse", "1", "--steps", "1", "--draws", "2", "--ways", "blind"]
     monkeypatch.setattr(
         results, "classifier", lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
@@ -39,6 +41,11 @@ def test_rows_are_kept_and_tables_are_means_of_them(
     second = json.loads((tmp_path / "agdm.json").read_text())
     assert {name: second["rows"][name] for name in first["rows"]} == first["rows"]
     assert "guided, scale 2" in second["rows"]
+    assert second["diffusion_sha256"] == hashlib.sha256(EMBEDDED.read_bytes()).hexdigest()
+    assert second["auxiliary"]["epochs"] == "99", "as the file says, whatever the script would do today"
+    (tmp_path / "agdm.json").write_text(json.dumps(second | {"diffusion_sha256": "that of another model"}))
+    results.main([*few, "--scales"])
+    assert list(json.loads((tmp_path / "agdm.json").read_text())["rows"]) == list(first["rows"])[:3], "made anew"
     rows = {
         "purified": {
             "clean": [1, 0],

@@ -181,10 +181,13 @@ def test_the_strongest_attack_is_the_one_that_counts(scripts: dict[str, Any]) ->
     }
     some = {"count": 2, "clean": [1.0, 1.0], "blind": {"a": [1.0, 0.0], "b": [1.0, 1.0]}, "milliseconds": 1.0,
             "adaptive": {"c": [0.0, 0.0], "d": [1.0, 0.0]}}  # fmt: skip
-    none, row = tables.section({"net, no defence": bare, "net, x": some}, tables.percent).splitlines()[2:]
+    none, row = tables.section({"net, no defence": bare, "net, x": some}, tables.percent).splitlines()[2:4]
     sure = "0 % (0 % .. 0 %)"
     assert none == f"| net, no defence | 2 | 100 % (100 % .. 100 %) | {sure} | {sure} |  |  | a | 20 |"
     assert row == (
         f"| net, x | 2 | 100 % (100 % .. 100 %) | 50 % (0 % .. 100 %) | {sure} | +50 % (+0 % .. +100 %) | "
         "+0 % (+0 % .. +0 %) | c | 1 |"
     )
+    assert "| net, x | 50 % /" not in tables.section({"net, x": some}, tables.percent)  # none of that name went through
+    ways = {"a, full": [0.5, 0.0], "a, full+eot": [0.5, 1.0], "b": [1.0, 1.0]}
+    assert "| y | 50 % / 25 % | 100 % / 100 % |" in tables.section({"y": some | {"adaptive": ways}}, tables.percent)

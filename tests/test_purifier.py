@@ -354,7 +354,7 @@ def test_attacks_name_samples_and_draws(eot: int) -> None:
         assert draws == {0} if eot == 1 else len(draws) >= 3 * eot
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
     assert not torch.equal(found[0], x)
-    with pytest.raises(ValueError, match="precision: wanted 'fp32' for a purified model"):
+    with pytest.raises(ValueError, match="precision: wanted 'fp32' for a model behind a defence"):
         fa.PGD(purifier(_Reports()), eps=0.05, steps=1, precision="bf16")(x.float(), labels)
 
 

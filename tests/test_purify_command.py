@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fastattack as fa
+from fastattack.attacked import LOSSLESS
+from fastattack.defenses import open_defense, parse_defense
 from fastattack.images import read_image, save_png
 from fastattack.job import add_noise
-from fastattack.job_purify import LOSSLESS, default_defense
+from fastattack.job_purify import default_defense
 from tests import small_study
 from tests.command import run
 
@@ -128,9 +130,10 @@ def test_attacked_versions_and_a_model(
     assert not re.search(r"https?://", page)
 
     alone, _ = purify(capsys, *arguments, "--out", out, "--overwrite", "--max-batch", 1)
-    for mine, theirs in zip(alone["images"], found["images"], strict=False):
-        theirs = rows[mine["name"], mine["version"]]
-        assert mine["psnr_restored"] == pytest.approx(theirs["psnr_restored"], abs=1e-3), "batches change nothing"
+    again = {(row["name"], row["version"]): row["psnr_restored"] for row in alone["images"]}
+    assert again.keys() == rows.keys()
+    for key, restored in again.items():
+        assert restored == pytest.approx(rows[key]["psnr_restored"], abs=1e-3), f"{key}: batches change nothing"
 
 
 def test_noise_that_is_there_already(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +144,52 @@ def test_noise_that_is_there_already(data: Path, tmp_path: Path, capsys: pytest.
     want = fa.Purifier(sigma=30 / 255, sampler="ddim", steps=1, input_sigma=25 / 255).purify(image)
     got = load_file(tmp_path / "out" / "purified.safetensors")["purifier/input/a"]
     assert torch.allclose(got, want[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 2.0, 25.0, 200.0, 255.0])
+@pytest.mark.parametrize("restored", [False, True])
+def test_the_default_opens_for_every_noise(sigma: float, restored: bool) -> None:
+    """Its steps are the five that it wants, or all that there are: one more would be refused."""
+    text, left = default_defense(sigma, restored=restored), sigma if restored else 0.0
+    options: dict[str, Any] = {"channels": 1, "input_sigma": sigma, "output_sigma": left}
+    steps = open_defense(parse_defense(text), **options).before.process.steps
+    assert text.endswith(f",steps={steps}")
+    if steps != 5:
+        with pytest.raises(ValueError, match=f"steps: wanted at most {steps}"):
+            open_defense(parse_defense(text.replace(f"steps={steps}", f"steps={steps + 1}")), **options)
+
+
+def test_the_default_at_both_ends(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for sigma in (2, 255):
+        arguments = ("--data", data / "a.png", "--sigma", sigma, "--model", "embedded", "--overwrite")
+        found, _ = purify(capsys, *arguments, "--out", tmp_path / "out")
+        assert found["summary"][0]["psnr_restored"] is not None
+
+
+def test_a_report_of_another_noise_is_refused(
+    data: Path, report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `attack` itself writes beside its lossless inputs."""
+    (data / "c.png").unlink()
+    made = tmp_path / "made"
+    options = ("--data", data, "--sigma", 25, "--seed", 2, "--steps", 1, "--device", "cpu")
+    assert run(capsys, "attack", *options, "--out", made)[0] == 0
+    given = ("--data", data, "--defense", "blur:1", "--out", tmp_path / "out", "--overwrite", "--attacked")
+    for folder in (made, made / "attacked"):
+        for bad, message in (
+            ((), "sigma: wanted the 25.0 of {}, got None"),
+            (("--sigma", 10, "--seed", 2), "sigma: wanted the 25.0 of {}, got 10.0"),
+            (("--sigma", 25, "--seed", 3), "seed: wanted the 2 of {}, got 3"),
+        ):
+            code, _, err = run(capsys, "purify", *given, folder, *bad)
+            assert code == 2
+            assert message.format(made.resolve() / "report.json") in "".join(err.splitlines()), err
+        purify(capsys, *given, folder, "--sigma", 25, "--seed", 2)
+    purify(capsys, *given, made, "--sigma", 25, "--no-add-noise")  # whose noise it is, nobody says
+    (made / "report.json").write_text('{"config": {"attack": "pgd"}}')
+    code, _, err = run(capsys, "purify", *given, made)
+    assert code == 2
+    assert "cannot be read as a report of attack: KeyError('sigma')" in err
 
 
 def test_the_default_is_a_purifier_above_the_noise() -> None:

@@ -53,10 +53,10 @@ def test_from_images_to_a_table(scripts, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     results.run(asked)
     assert capsys.readouterr().out == ""  # everything is there
-    results.table(arguments(results, monkeypatch, "table", "--out", into, "--json", tmp_path / "all.json"))
+    results.tables(arguments(results, monkeypatch, "table", "--out", into, "--json", tmp_path / "all.json"))
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if line.startswith("| PGD 4/256"))
-    content = json.loads((tmp_path / "all.json").read_text())
+    (content,) = json.loads((tmp_path / "all.json").read_text())
     none, clean = (
         next(r for r in content["rows"] if (r["defence"], r["attack"]) == ("none", name)) for name in ("PGD 4/256", "")
     )

@@ -14,9 +14,6 @@ from typing_extensions import Self
 from .. import ops
 from .norms import Norm, exponent, inner_radius
 
-Radius = Callable[[Tensor, int], Tensor]
-"""(probabilities of the class >= 1/2, float64; dimensions of an input) -> radii."""
-
 
 @dataclass(frozen=True)
 class Noise:

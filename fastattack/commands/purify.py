@@ -72,7 +72,7 @@ def purify(
         sigma=None if sigma is None else parse_number(sigma, "sigma"), add_noise=add_noise, seed=seed,
         max_batch=max_batch, device=str(device_of(device_name(device))), precision=precision,
     )  # fmt: skip
-    specs = [parse_defense(text) for text in defense or [default_defense(config.sigma)]]
+    specs = [parse_defense(text) for text in defense or [default_defense(config.sigma, restored=model is not None)]]
     check_defense_labels(specs)
     folder = PurifyFolder(out, overwrite=overwrite)
     restorer = None

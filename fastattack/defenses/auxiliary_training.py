@@ -210,7 +210,7 @@ def _kept(net: nn.Module) -> Iterator[list[nn.Parameter]]:
 
 
 def _check(task: _Task, images: Any, *, epochs: Any, batch: Any, lr: Any, seed: Any) -> None:
-    check_input(images, None)
+    check_input(images, (0.0, 1.0))
     least = 1 if task.labels is not None else 2
     if images.dim() != 4 or len(images) < least:
         raise ValueError(f"images: wanted {least} or more, (N, C, H, W), got shape {tuple(images.shape)}")

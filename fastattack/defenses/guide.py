@@ -14,6 +14,7 @@ from torch.nn import functional
 from ..diffusion import Diffusion
 from ..guard import fresh, frozen
 from ..inputs import out_of_memory, told
+from ..ops.check import is_number
 
 SCHEDULES = ("constant", "sigma")
 DISTANCES = ("l2", "cosine")
@@ -95,7 +96,7 @@ class LatentGuide:
     def __post_init__(self) -> None:
         if not isinstance(self.auxiliary, nn.Module):
             raise TypeError(f"auxiliary: wanted an nn.Module, got {type(self.auxiliary).__name__}")
-        if not _factor(self.scale):
+        if not is_number(self.scale) or self.scale < 0:
             raise ValueError(f"scale: wanted a finite number >= 0, got {self.scale!r}")
         if not callable(self.schedule):
             check_choice("schedule", self.schedule, SCHEDULES, " or a function of the level")
@@ -142,7 +143,7 @@ class LatentGuide:
         if not callable(self.schedule):
             return self.scale * sigma
         factor = self.schedule(level)
-        if not _factor(factor):
+        if not is_number(factor) or factor < 0:
             raise ValueError(f"schedule: wanted a finite factor >= 0 for level {level}, got {factor!r}")
         return self.scale * factor * sigma
 
@@ -178,8 +179,3 @@ class LatentGuide:
         if self.distance == "cosine":
             return 1 - functional.cosine_similarity(z, seen, dim=1)
         return (z - seen).square().sum(1)
-
-
-def _factor(value: Any) -> bool:
-    """A finite number >= 0."""
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < math.inf

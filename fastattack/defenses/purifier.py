@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from ..diffusion import Diffusion, load
 from ..diffusion.process import Guide, Process
 from ..diffusion.schedule import evenly, require_level
 from ..fast.speed import PRECISIONS
+from ..numbering import seed_of_draw as seed_of_draw  # its place before
 from ..ops import check
-from ..ops.reference_random import STREAM_DRAW, sample_words
 from .defended import Defended
 from .through import Through
 
@@ -246,15 +246,6 @@ def _stop(options: _Options, diffusion: Diffusion) -> int:
     """The last level with no more noise than the output is to hold."""
     level = diffusion.level_of(options.output_sigma)
     return level if diffusion.sigma(level) <= options.output_sigma * (1 + 1e-9) else level - 1
-
-
-@lru_cache(maxsize=1024)
-def seed_of_draw(seed: int, draw: int) -> int:
-    """64 bits of Philox: draws have streams of their own."""
-    check.whole(draw, "draw", 63)
-    first, name = torch.zeros(1, dtype=torch.int64), torch.tensor([draw])
-    words = sample_words(first, name, seed, STREAM_DRAW)[0, 0].tolist()
-    return int(words[0] | words[1] << 32)
 
 
 class Purified(Defended):

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..engine import NonFiniteError
+from ..ops.check import is_number
 from .defended import Defended
 
 TRUNCATE = 4.0  # the blur ends at this many sigma, as scipy.ndimage's does
@@ -72,7 +73,7 @@ class Blur(_Simple):
     gradient: ClassVar[str] = "full gradient"
 
     def __post_init__(self) -> None:
-        if isinstance(self.sigma, bool) or not 0 < self.sigma < math.inf:
+        if not is_number(self.sigma) or self.sigma <= 0:
             raise ValueError(f"sigma: wanted a width in pixels > 0, got {self.sigma!r}")
 
     def _filtered(self, x: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ class Bm3d(_Simple):
     gradient: ClassVar[str] = "BPDA"
 
     def __post_init__(self) -> None:
-        if isinstance(self.sigma, bool) or not 0 <= self.sigma <= 1:
+        if not is_number(self.sigma) or not 0 <= self.sigma <= 1:
             raise ValueError(f"sigma: wanted a noise level from 0 to 1 (images in [0, 1]), got {self.sigma!r}")
         _bm3d(self.sigma)  # a missing package is told at once
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion import load
+from ..engine.naming import draws_differ
 from ..fast.speed import PRECISIONS
 from ..models.tweedie import sha256_of_diffusion
 from ..models.weights import sha256_of
@@ -22,54 +22,15 @@ from .auxiliary import Auxiliary
 from .guide import SCHEDULES, LatentGuide
 from .purifier import GRADIENTS, SAMPLERS, Purifier
 from .simple import Blur, Bm3d, Jpeg, Median
+from .values import level, number, one_of, whole
 
 PURIFIER = "purifier"
 
-
-def _text(text: str) -> str:
-    return text
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError("wanted a whole number >= 0")
-    return int(text)
-
-
-def _level(text: str) -> float:
-    """A noise level on the 0-255 scale."""
-    value = _number(text)
-    if not 0 <= value <= 255:
-        raise ValueError("wanted a noise level on the 0-255 scale, from 0 to 255")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError("wanted a number")
-    return value
-
-
-def _one_of(known: Iterable[str]) -> Callable[[str], str]:
-    names = tuple(known)
-
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"wanted one of {', '.join(names)}")
-        return text
-
-    return parse
-
-
 _OPTIONS: dict[str, Callable[[str], Any]] = {
-    "weights": _text, "t_star": _whole, "sigma": _level, "sampler": _one_of(SAMPLERS), "steps": _whole,
-    "input_sigma": _level, "output_sigma": _level, "gradient": _one_of(GRADIENTS), "surrogate_steps": _whole,
-    "seed": _whole, "precision": _one_of(PRECISIONS), "max_batch": _whole, "guide": _text, "guide_scale": _number,
-    "guide_schedule": _one_of(SCHEDULES),
+    "weights": str, "t_star": whole, "sigma": level, "sampler": one_of(SAMPLERS), "steps": whole,
+    "input_sigma": level, "output_sigma": level, "gradient": one_of(GRADIENTS), "surrogate_steps": whole,
+    "seed": whole, "precision": one_of(PRECISIONS), "max_batch": whole, "guide": str, "guide_scale": number,
+    "guide_schedule": one_of(SCHEDULES),
 }  # fmt: skip
 """Of a purifier; names and meanings are those of `Purifier`, but noise levels are on the 0-255 scale."""
 
@@ -78,10 +39,10 @@ _LEVELS = ("sigma", "input_sigma", "output_sigma")
 Simple = Blur | Median | Jpeg | Bm3d
 
 _SIMPLE: dict[str, tuple[Callable[[Any], Simple], str, Callable[[str], Any]]] = {
-    "blur": (Blur, "sigma", _number),
-    "median": (Median, "size", _whole),
-    "jpeg": (Jpeg, "quality", _whole),
-    "bm3d": (lambda level: Bm3d(level / 255), "sigma", _level),
+    "blur": (Blur, "sigma", number),
+    "median": (Median, "size", whole),
+    "jpeg": (Jpeg, "quality", whole),
+    "bm3d": (lambda sigma: Bm3d(sigma / 255), "sigma", level),
 }
 """Kind -> (what makes it of its one argument, the argument's name, what reads that)."""
 
@@ -138,7 +99,7 @@ class OpenedDefense:
     def __call__(self, model: Callable[[Tensor], Any]) -> nn.Module:
         """The model behind it; its attribute ``draws`` says whether EOT has anything to average."""
         made: nn.Module = self.before(model)
-        made.__dict__["draws"] = self.random
+        made.__dict__["draws"] = self.random or draws_differ(model)
         return made
 
 
@@ -262,7 +223,7 @@ def open_defense(
     told: dict[str, Any] = {**run, **spec.options}
     path, guide = (_path(spec, told.pop(key, None), key) for key in ("weights", "guide"))
     if guide is not None:
-        told["guide"] = _guide(spec, guide, told, device)
+        told["guide"] = _guide(spec, guide, told, channels, device)
     if told.get("sigma", 255) < told["input_sigma"]:
         raise ValueError(
             f"defense: {spec.text!r}: sigma: wanted at least the {told['input_sigma']:g} of the noise that the images "
@@ -289,11 +250,18 @@ def _path(spec: DefenseSpec, name: str | None, key: str) -> Path | None:
     return path
 
 
-def _guide(spec: DefenseSpec, path: Path, told: dict[str, Any], device: str | torch.device) -> LatentGuide:
+def _guide(
+    spec: DefenseSpec, path: Path, told: dict[str, Any], channels: int, device: str | torch.device
+) -> LatentGuide:
     """Takes its options out of ``told``."""
     named = {key: told.pop(f"guide_{key}") for key in ("scale", "schedule") if f"guide_{key}" in told}
     try:
-        return LatentGuide(Auxiliary.load(path).to(device), **named)
+        auxiliary = Auxiliary.load(path)
+        if auxiliary.channels != channels:
+            raise ValueError(
+                f"wanted a network for {channels} channel(s) as the images have, got one for {auxiliary.channels}"
+            )
+        return LatentGuide(auxiliary.to(device), **named)
     except ValueError as error:
         raise ValueError(f"defense: {spec.text!r}: guide: {error}") from error
 

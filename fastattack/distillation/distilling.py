@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +14,12 @@ from ..objectives import Objective
 from ..objectives.base import sample_mean
 from ..ops import check
 from ..training import checkpoint as checkpoints
-from ..training.config import require_number, require_whole
+from ..training.config import require_whole
 from ..training.log import Row
 from .answers import KINDS, kind_of, labels_of_answers, loss_for
 from .cached import Cached, Query, QueryError
 from .learning import Answered, Learning, Student, Watch
-from .queries import Augment, Bounds, Generate, Plan, check_images, plan_queries
+from .queries import Augment, Bounds, Generate, Plan, check_images, check_labels, held_out_of, plan_queries
 
 HeldOut = float | Tensor | tuple[Tensor, Tensor]
 
@@ -187,7 +186,7 @@ def collect(
     check.seed_of(seed)
     inputs = check_images(inputs, "inputs")
     plan = plan_queries(
-        inputs, _labels(labels, len(inputs), "labels"), budget=budget, held_out=_held_out(held_out, inputs),
+        inputs, check_labels(labels, len(inputs), "labels"), budget=budget, held_out=held_out_of(held_out, inputs),
         augment=augment, generated=generated, bounds=bounds, seed=seed,
     )  # fmt: skip
     asked = query
@@ -270,35 +269,6 @@ def _start(folder: Path, resume: bool) -> Path | None:
     if found and not resume:
         raise FileExistsError(f"checkpoint: {folder} holds a run; resume it, or name another folder")
     return found
-
-
-def _held_out(held_out: Any, inputs: Tensor) -> float | tuple[Tensor, Tensor | None]:
-    """A share, or images like the inputs and their labels."""
-    if isinstance(held_out, Tensor):
-        held_out = (held_out, None)
-    if not isinstance(held_out, tuple):
-        share = require_number(held_out, "held_out")
-        if not 0 <= share < 1:
-            raise ValueError(f"held_out: wanted a share of the inputs, 0 <= held_out < 1, or images, got {held_out!r}")
-        return share
-    if len(held_out) != 2:
-        raise ValueError(f"held_out: wanted images, or (images, labels), got {len(held_out)} entries")
-    images = check_images(held_out[0], "held_out")
-    if images.shape[1:] != inputs.shape[1:] or images.dtype != inputs.dtype:
-        raise ValueError(
-            f"held_out: wanted images {tuple(inputs.shape[1:])} {inputs.dtype} as the inputs, got "
-            f"{tuple(images.shape[1:])} {images.dtype}"
-        )
-    return images.to(inputs.device), _labels(held_out[1], len(images), "held_out: labels")
-
-
-def _labels(labels: Any, count: int, name: str) -> Tensor | None:
-    if labels is None:
-        return None
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or len(labels) != count:
-        got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise ValueError(f"{name}: wanted {count} whole numbers, one for each image, got {got}")
-    return labels.detach().long().cpu()
 
 
 def _accuracies(lessons: Student) -> tuple[float | None, float | None]:

@@ -208,3 +208,33 @@ def check_images(images: Any, name: str) -> Tensor:
     if not bool(images.isfinite().all()):
         raise ValueError(f"{name}: wanted finite numbers, got NaN or infinity")
     return images.detach()
+
+
+def held_out_of(held_out: Any, inputs: Tensor) -> float | tuple[Tensor, Tensor | None]:
+    """A share, or images like the inputs and their labels."""
+    if isinstance(held_out, Tensor):
+        held_out = (held_out, None)
+    if not isinstance(held_out, tuple):
+        share = require_number(held_out, "held_out")
+        if not 0 <= share < 1:
+            raise ValueError(f"held_out: wanted a share of the inputs, 0 <= held_out < 1, or images, got {held_out!r}")
+        return share
+    if len(held_out) != 2:
+        raise ValueError(f"held_out: wanted images, or (images, labels), got {len(held_out)} entries")
+    images = check_images(held_out[0], "held_out")
+    if images.shape[1:] != inputs.shape[1:] or images.dtype != inputs.dtype:
+        raise ValueError(
+            f"held_out: wanted images {tuple(inputs.shape[1:])} {inputs.dtype} as the inputs, got "
+            f"{tuple(images.shape[1:])} {images.dtype}"
+        )
+    return images.to(inputs.device), check_labels(held_out[1], len(images), "held_out: labels")
+
+
+def check_labels(labels: Any, count: int, name: str) -> Tensor | None:
+    """Whole numbers, one for each image, or None."""
+    if labels is None:
+        return None
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or len(labels) != count:
+        got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"{name}: wanted {count} whole numbers, one for each image, got {got}")
+    return labels.detach().long().cpu()

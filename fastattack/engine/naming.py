@@ -19,6 +19,11 @@ def draws_by_name(model: Callable[..., Any]) -> bool:
     return any(hasattr(part, "for_samples") for part in (model, *modules_of(model)))
 
 
+def draws_differ(model: Callable[..., Any]) -> bool:
+    """EOT has something to average: the model draws by name, and does not say ``draws = False``."""
+    return draws_by_name(model) and bool(getattr(model, "draws", True))
+
+
 @contextmanager
 def naming(ids: Tensor | None, draw: int) -> Iterator[None]:
     """Inside, a model that draws by name, however deep it lies in another, draws for these samples (B,)."""

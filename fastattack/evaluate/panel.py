@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics
-from ..defenses.spec import OpenedDefense, open_defense
+from ..defenses.spec import PURIFIER, OpenedDefense, open_defense
 from ..engine import Model
 from ..engine.naming import draws_by_name
 from ..metrics import WINDOW as SSIM_WINDOW
@@ -64,7 +64,7 @@ def open_panel(study: Study, device: str | torch.device) -> Panel:
     """Open every model of a study, and each of them once more behind each of its defences.
 
     Raises:
-        ValueError: two of one label, a source without gradients, models of different channels, a purifier beside a
+        ValueError: two of one label, a source without gradients, models of different channels, a defence beside a
             precision other than fp32; names them.
         OSError, RuntimeError: a file or a package is missing.
     """
@@ -106,9 +106,9 @@ def _with_defenses(panel: Panel, study: Study, device: str | torch.device) -> Pa
             if label in panel.opened or label in opened:
                 raise ValueError(f"defense: wanted another label, {label!r} is the name of a model already")
             if draws_by_name(model) and study.precision != "fp32":
+                more = " (it has a precision= of its own)" if spec.kind == PURIFIER else ", which filters in fp32"
                 raise ValueError(
-                    f"precision: wanted fp32 beside {defense.spec!r} (a purifier has a precision= of its own), "
-                    f"got {study.precision}"
+                    f"precision: wanted fp32 beside the defense {defense.spec!r}{more}, got {study.precision}"
                 )
             defended[label] = Behind(name, defense)
             opened[label] = replace(

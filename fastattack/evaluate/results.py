@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.naming import draws_differ
 from .bootstrap import Bootstrap
 from .matrix import TransferMatrix, build_matrix
 from .measure import Measured
@@ -87,14 +88,15 @@ def describe_models(panel: Panel, failed: Mapping[str, tuple[str, int]]) -> dict
             "spec": one.spec, "role": "source" if label in panel.sources else "target", "parameters": one.parameters,
             "sha256": one.sha256, "failed": failed[label][0] if label in failed else None,
             "failed_on": failed[label][1] if label in failed else 0,
-        } | ({"defense": _describe_defense(panel.defended[label], one.model)} if label in panel.defended else {})
+        } | ({"defense": describe_defense(panel.defended[label], one.model)} if label in panel.defended else {})
         for label, one in panel.opened.items()
     }  # fmt: skip
 
 
-def _describe_defense(one: Behind, model: Any) -> dict[str, Any]:
+def describe_defense(one: Behind, model: Any) -> dict[str, Any]:
+    """Which model, which defence, whether anything behind it draws, and how attacks pass it."""
     defense = one.defense
     return {
         "model": one.model, "label": defense.label, "spec": defense.spec, "sha256": defense.sha256,
-        "random": defense.random, "how": str(getattr(model, "how", "")),
+        "random": draws_differ(model), "how": str(getattr(model, "how", "")),
     }  # fmt: skip

@@ -260,12 +260,6 @@ class Prepared:
             loss = torch.cat(losses)
         return (loss, grad) if self.scale is None else (loss / self.scale, grad.div_(self.scale))
 
-    def output(self, x: Tensor) -> Any:
-        """What the plan's model gives for x: for work without gradients, under `torch.no_grad`."""
-        plan = self.begin(x)
-        with self.precision.forward(x.device):
-            return plan.fast(self._laid(plan, x))
-
     def value(
         self, function: Callable[[Call, Tensor, Any], Tensor], objective: object, x: Tensor, target: Any
     ) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..ops.check import is_number
+
 Objective = Callable[[Any, Any], Tensor]
 
 
@@ -52,7 +54,7 @@ def sample_mean(t: Tensor) -> Tensor:
 
 
 def require_positive(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+    if not is_number(value) or value <= 0:
         raise ValueError(f"{name}: wanted a finite number above 0, got {value!r}")
 
 

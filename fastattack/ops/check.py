@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from functools import lru_cache
 from typing import Any
 
@@ -220,6 +221,11 @@ def whole(value: Any, name: str, bits: int) -> int:
     if not 0 <= value < 2**bits:
         raise ValueError(f"{name}: wanted 0 <= {name} < 2**{bits}, got {value}")
     return value
+
+
+def is_number(value: Any) -> bool:
+    """One finite real number: of Python or NumPy, neither bool nor tensor."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def ids_of(sample_ids: Any, adv: Tensor) -> Tensor | None:

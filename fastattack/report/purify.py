@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..attacked import PLAIN
 from ..extras import require
 from ..images import save_png
 from ..job import Row
-from ..job_purify import FIGURES, PLAIN, PurifyResult, summarise_purify
+from ..job_purify import FIGURES, PurifyResult, summarise_purify
 from .folder import OutputFolder
 from .html import own_text, page_environment
 from .picture import panel

@@ -46,7 +46,23 @@ def section(rows: dict[str, Row], words: Words) -> str:
     for name, row in rows.items():
         if name.endswith("purifier") and row["adaptive"]:
             text += f"\nAttacks on {network(name)}purifier, each alone:\n\n{ways(row, words)}"
+    if any(len(row.get("blind", ())) > 1 for row in rows.values()):
+        text += f"\nMeans of each attack by itself, blind / adaptive:\n\n{each(rows, words)}"
     return text + (f"\n{selection(rows['levels'], words)}" if "levels" in rows else "")
+
+
+def each(rows: dict[str, Row], words: Words) -> str:
+    """Blind, and by the strongest way in which an attack of that name was made through the defence."""
+    names = next(list(row["blind"]) for row in rows.values() if "blind" in row)
+    lines = [f"| defence | {' | '.join(names)} |", f"|{' --- |' * (1 + len(names))}"]
+    for label, row in rows.items():
+        if "blind" in row:
+            cells = []
+            for name in names:
+                through = [np.mean(v) for way, v in row["adaptive"].items() if way.partition(",")[0] == name]
+                cells.append(f"{words(np.mean(row['blind'][name]))} / {words(min(through))}" if through else "")
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def network(name: str) -> str:
