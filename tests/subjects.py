@@ -29,9 +29,11 @@ class Subject:
     backend: str
     device: str
 
-    def few(self, items: Sequence[Item], first: int = 0) -> Sequence[Item]:
-        """Every fourth from ``first`` for Triton's interpreter, where a call of dozens of launches takes a second."""
-        return items[first % 4 :: 4] if self.name == "triton-interpreted" else items
+    def few(self, items: Sequence[Item], first: int = 0, *, emulated: int = 1) -> Sequence[Item]:
+        """Every fourth from ``first`` for Triton's interpreter, where a call of dozens of launches takes a second, and
+        as many as ``emulated`` says for the emulated device."""
+        stride = {"triton-interpreted": 4, "cuda-host": emulated, "cupy-host": emulated}.get(self.name, 1)
+        return items[first % stride :: stride]
 
     def turns(self, items: Sequence[Item], turn: int) -> Sequence[Item]:
         """One of them in its turn for Triton's interpreter. Where the turn is layout + type it meets every pair of

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import itertools
 import re
 import shutil
 import subprocess
@@ -63,8 +64,10 @@ def text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> str:
     return buffer.value.decode()
 
 
-@pytest.mark.parametrize("architecture", [ARCHITECTURES[0], ARCHITECTURES[-1]])  # no source asks which it is
-@pytest.mark.parametrize("stem", STEMS)
+IN_TURN = list(zip(STEMS, itertools.cycle((ARCHITECTURES[0], ARCHITECTURES[-1]))))  # no source asks which it is
+
+
+@pytest.mark.parametrize(("stem", "architecture"), IN_TURN)
 def test_nvrtc_takes_every_name_expression(stem: str, architecture: int) -> None:
     names = tuple(name for storage in launch.STORAGE.values() for name in cupy.expressions(stem, storage))
     worked, log, ptx = nvrtc_compile(cupy.source(stem), names, (*cupy.options(), f"-arch=compute_{architecture}"))
