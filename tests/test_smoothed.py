@@ -15,6 +15,8 @@ import fastattack as fa
 from fastattack.certify import ABSTAIN, Gaussian, Laplace, Noise, Uniform, certified_accuracy
 from fastattack.certify.certificate import certificate_of
 from fastattack.certify.copies import ANSWER, ESTIMATE, SELECT, Copies, seed_of_stage
+from fastattack.defenses import Defended
+from fastattack.diffusion import Diffusion, Schedule
 from tests.digits import digits
 
 
@@ -258,6 +260,70 @@ def test_draws_are_named_by_attacks_and_no_split_changes_them():
     attack = fa.PGD(smoothed, norm="l2", eps=0.5, steps=3, eot=2, objective=fa.objectives.cross_entropy)
     whole, first = attack(x[:4], y[:4]), attack(x[:2], y[:2])
     torch.testing.assert_close(whole[:2], first)
+
+
+# -- models that draw noise of their own -------------------------------------------------------------------------------
+
+
+class Jitter:
+    """A defence whose noise drowns the image, one number for each name, and which remembers the names."""
+
+    how = "jitter"
+
+    def __init__(self) -> None:
+        self.names: list[tuple[int, int]] = []
+
+    def purify(self, x: Tensor, *, sample_ids: Tensor | None = None, draw: int = 0) -> Tensor:
+        ids = torch.arange(len(x)) if sample_ids is None else sample_ids
+        self.names += [(int(name), draw) for name in ids]
+        moved = [np.random.default_rng([int(name), draw]).normal(0, 100) for name in ids]
+        return x + torch.tensor(moved, dtype=x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def purified() -> fa.Purified:
+    """A linear classifier behind the reverse process of a network that rounds the same in every batch."""
+    diffusion = Diffusion(lambda x, t: 0.1 * x, Schedule.linear(200, 1e-3, 0.05), channels=1, low=0.0, high=1.0)
+    return fa.Purifier(diffusion, t_star=40, steps=2)(HalfSpace(16))
+
+
+def squares(count: int = 3) -> Tensor:
+    return torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+
+
+def test_a_purified_model_has_the_same_counts_in_every_batch_split():
+    counts = [
+        fa.Smoothed(purified(), noise=Gaussian(0.2), n=60, max_batch=size).counts(squares()) for size in (1, 8, None)
+    ]
+    assert torch.equal(counts[0], counts[1])
+    assert torch.equal(counts[0], counts[2])
+    alone = fa.Smoothed(purified(), noise=Gaussian(0.2), n=60).counts(squares()[2:], sample_ids=torch.tensor([2]))
+    assert torch.equal(counts[0][2:], alone)
+    assert int(counts[0].min()) > 0
+
+
+@pytest.mark.parametrize("size", [1, 16, None])
+def test_copies_of_a_model_with_noise_of_its_own_are_independent(size: int | None):
+    jitter, n = Jitter(), 400
+    smoothed = fa.Smoothed(Defended(jitter, HalfSpace(16)), noise=Gaussian(0.2), n=n, n0=50, max_batch=size)
+    found = smoothed.certify(squares())
+    assert len(set(jitter.names)) == len(jitter.names) == 3 * (n + 50)  # no copy, image or stage draws another's
+    assert ((found.count - n / 2).abs() < 4.5 * math.sqrt(n) / 2).all()  # an even chance, whatever the image
+    assert found.abstained.all()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_purified_model_is_attacked_through_its_copies(wrapped: bool):
+    inner = nn.Sequential(purified()) if wrapped else purified()
+    smoothed = fa.Smoothed(inner, noise=Gaussian(0.2), copies=8)
+    x, y = squares(), torch.tensor([0, 1, 1])
+    options = {"norm": "l2", "eps": 0.5, "steps": 2, "eot": 2, "objective": fa.objectives.cross_entropy}
+    attack = fa.PGD(smoothed, **options)
+    whole = attack(x, y)
+    assert (whole - x).flatten(1).norm(dim=1).min() > 0.1
+    torch.testing.assert_close(whole[:2], attack(x[:2], y[:2]))
+    names, jitter = torch.tensor([4, 7]), Jitter()
+    fa.Smoothed(Defended(jitter, HalfSpace(16)), noise=Gaussian(0.2), copies=3)(x[:2], names, 5)
+    assert [name for name, _ in jitter.names] == [i * 2**32 + k for i in (4, 7) for k in range(3)]
 
 
 # -- what is left as found, and bad input ------------------------------------------------------------------------------

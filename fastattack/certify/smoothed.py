@@ -26,7 +26,8 @@ class Smoothed(nn.Module):
     Everything is decided by counts of classes, so the model may be anything that gives scores (B, K) or, with
     ``classes``, class numbers (B,). It is called in eval mode, without gradients, and left as found; only `forward` is
     differentiable. Every copy's noise is Philox of (seed, image id, copy): the same certificate in every batch split,
-    up to what the model's own rounding does with other batches.
+    up to what the model's own rounding does with other batches. A model with noise of its own by name (a purified one)
+    draws it for each copy and stage too, so that copies are independent; noise of another kind must be.
 
     Args:
         model: images (B, ...) -> scores or class numbers.
@@ -153,7 +154,7 @@ class Smoothed(nn.Module):
             sample_ids, draw = names_now()
         seed = seed_of_stage(self.seed, ANSWER, draw or 0)
         drawn = Copies(self.noise, x.detach().contiguous(), image_ids(sample_ids, x), self.copies, seed, self.backend)
-        scores = self.model(Noisy.apply(x, drawn))  # type: ignore[no-untyped-call]
+        scores = drawn.through(self.model, Noisy.apply(x, drawn))  # type: ignore[no-untyped-call]
         if not isinstance(scores, Tensor) or scores.dim() != 2 or not scores.is_floating_point():
             raise ValueError(f"model: wanted {self.scores} (B, classes) for a gradient, got another output")
         logs = scores.log_softmax(1) if self.scores == "logits" else scores.clamp_min(1e-30).log()
