@@ -151,6 +151,38 @@ def test_curves_and_mean_radius():
     assert found.accuracy(y, [0.0])[0] == keep.double().mean()
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.full((6,), -1), r"labels: wanted class numbers in 0 \.\. 1, got -1 to -1"),
+        (torch.full((6,), 2), r"labels: wanted class numbers in 0 \.\. 1, got 2 to 2"),
+        (torch.zeros(6, 1, dtype=torch.int64), r"labels: wanted \(6,\) class numbers, got shape \(6, 1\) int64"),
+        (torch.zeros(1, dtype=torch.int64), r"labels: wanted \(6,\) class numbers, got shape \(1,\) int64"),
+        (torch.zeros(6), r"labels: wanted \(6,\) class numbers, got shape \(6,\) float32"),
+        ([0] * 6, "labels: wanted a tensor of 6 class numbers, got list"),
+    ],
+)
+def test_labels_that_do_not_fit(labels: Tensor, words: str):
+    found = fa.Smoothed(HalfSpace(), noise=Gaussian(0.4), n=20).certify(points())
+    for asked in (lambda: found.accuracy(labels, [0.0]), lambda: found.average_radius(labels)):
+        with pytest.raises((TypeError, ValueError), match=words):
+            asked()
+
+
+def test_an_abstention_is_never_right_and_radii_are_lengths():
+    answers = torch.tensor([ABSTAIN, 1])
+    found = certificate_of(torch.tensor([1, 1]), torch.tensor([5, 100]), 100, 0.001, 1, Gaussian(0.4), 12)
+    assert found.label.tolist() == answers.tolist()
+    assert found.accuracy(torch.tensor([1, 1]), [0.0]).tolist() == [0.5]
+    with pytest.raises(ValueError, match="labels: wanted class numbers >= 0, got -1 to 1"):
+        found.accuracy(answers, [0.0])
+    for radii in ([-0.1], [math.nan], 0.5, ["a"]):
+        with pytest.raises(ValueError, match="radii: wanted a list of numbers >= 0"):
+            found.accuracy(torch.tensor([1, 1]), radii)
+    with pytest.raises(ValueError, match=r"right: wanted bool of shape \(2,\), got bool \(2, 1\)"):
+        certified_accuracy(found.radius(), torch.ones(2, 1, dtype=torch.bool), [0.0])
+
+
 def test_the_whole_report_fails_with_alpha_together():
     model, x = HalfSpace(), points()
     smoothed = fa.Smoothed(model, noise=Gaussian(0.4), n=100, alpha=0.01)

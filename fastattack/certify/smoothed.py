@@ -135,9 +135,10 @@ class Smoothed(nn.Module):
         each = self.alpha / count(family, "family")
         require_n(self.n, each, least_n(each), why=f" ({self.alpha:g} over {family} images)" if family > 1 else "")
         x = checked(x)
-        selected = self.counts(x, self.n0, stage=SELECT, sample_ids=sample_ids).argmax(1)
+        first = self.counts(x, self.n0, stage=SELECT, sample_ids=sample_ids)
+        selected, classes = first.argmax(1), first.shape[1]
         of_class = self.counts(x, stage=ESTIMATE, sample_ids=sample_ids).gather(1, selected[:, None])[:, 0]
-        return certificate_of(selected, of_class, self.n, self.alpha, family, self.noise, x[0].numel())
+        return certificate_of(selected, of_class, self.n, self.alpha, family, self.noise, x[0].numel(), classes)
 
     # -- to be attacked ------------------------------------------------------------------------------------------------
 
