@@ -206,6 +206,8 @@ def test_the_least_number_of_copies_is_told_and_is_enough():
     ("options", "words"),
     [
         ({"sigma": 0.0}, "sigma: wanted a finite number > 0, got 0.0"),
+        ({"sigma": 25}, r"sigma: wanted a noise level up to 1, .* got 25, did you mean 25 / 255\?"),
+        ({"sigma": 300.0}, r"sigma: wanted a noise level up to 1, for images in \[0, 1\], got 300.0$"),
         ({"eps": -1}, "eps: wanted l2 radii > 0, got -1"),
         ({"eps": []}, "eps: wanted at least one radius, got none"),
         ({"alpha": 1.5}, r"alpha: wanted a number in \(0, 1\), got 1.5"),
@@ -215,6 +217,9 @@ def test_the_least_number_of_copies_is_told_and_is_enough():
 def test_options_that_do_not_fit(options: dict, words: str):
     with pytest.raises(ValueError, match=words):
         median_smoothing(contrast, images(1, 4), **({"sigma": SIGMA, "eps": 0.05} | options))
+    if "sigma" in options:
+        with pytest.raises(ValueError, match=words):
+            centre_smoothing(contrast, images(1, 4), **options, eps=0.05)
 
 
 def test_outputs_and_distances_that_do_not_fit():

@@ -93,7 +93,8 @@ def optimise_noise(
         x: (N, ...), finite.
         labels: (N,) class numbers.
         noise: its kind; its parameter is not looked at.
-        scales: parameters to try, > 0: sigma, b, half_width or width, on the scale of the images.
+        scales: parameters to try, > 0: sigma, b, half_width or width, on the scale of the inputs (any; 25 / 255 for
+            images in [0, 1]).
         rounds: of refinement, two more parameters each.
         norm: of the radius; None: the noise's own.
         n: copies of an estimate.

@@ -32,7 +32,8 @@ class Smoothed(nn.Module):
     Args:
         model: images (B, ...) -> scores or class numbers.
         noise: `fa.certify.Gaussian(sigma)`, `Laplace(b)`, `Uniform(half_width)` or `LogConcave(phi)`, on the scale of
-            the images. The model should have been trained with it.
+            the inputs, whatever it is: for images in [0, 1] sigma = 25 / 255, not 25, which is not refused here because
+            features on other scales may be smoothed too. The model should have been trained with it.
         n: copies that the probability is estimated from; those of `predict` too.
         n0: copies that the class is chosen from, which are others.
         alpha: failure probability of an image's answer or certificate.
