@@ -395,6 +395,7 @@ def test_class_numbers_and_probabilities():
         ({"alpha": 0}, r"alpha: wanted a number in \(0, 1\), got 0"),
         ({"scores": "logit"}, "scores: wanted 'logits' or 'probabilities', got 'logit'"),
         ({"classes": 1}, "classes: wanted a whole number >= 2, got 1"),
+        ({"backend": "xx"}, "backend: wanted one of .* or 'auto', got 'xx'"),
         ({"max_batch": 0}, "max_batch: wanted a whole number >= 1, got 0"),
     ],
 )
@@ -408,8 +409,13 @@ def test_inputs_and_outputs_that_do_not_fit():
     smoothed = fa.Smoothed(HalfSpace(), noise=Gaussian(0.4), n=20, n0=5)
     with pytest.raises(ValueError, match=r"n: wanted at least 11 copies .* of the test, got 10"):
         smoothed.predict(x, n=10)
+    for n in (0, -5):
+        with pytest.raises(ValueError, match=f"n: wanted a whole number >= 1, got {n}"):
+            smoothed.counts(x, n)
     with pytest.raises(ValueError, match="input: wanted finite numbers"):
         smoothed.certify(x * math.nan)
+    with pytest.raises(ValueError, match="precision: wanted 'fp32' for a purified, smoothed or other model"):
+        fa.PGD(smoothed, eps=0.1, precision="bf16")(x, torch.zeros(6, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"sample_ids: wanted numbers in 0 \.\. 2\*\*31 - 1, got -1 to 4"):
         smoothed.certify(x, sample_ids=torch.arange(6) - 1)
     with pytest.raises(TypeError, match=r"noise: wanted fa\.certify\.Gaussian.*got float 0.25"):

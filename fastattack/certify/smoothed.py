@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..engine.naming import names_now
 from ..guard import left_as_found
 from ..ops import check
+from ..ops.dispatch import known_backend
 from .batches import class_counts
 from .bounds import ABSTAIN, count, even_odds, least_n, least_n_of_test, require_n, share
 from .certificate import Certificate, certificate_of
@@ -72,6 +73,7 @@ class Smoothed(nn.Module):
         self.model, self.noise = model, noise_of(noise)
         self.n, self.n0, self.copies = count(n, "n"), count(n0, "n0"), count(copies, "copies")
         self.alpha, self.seed = share(alpha, "alpha"), check.seed_of(seed)
+        known_backend(backend)
         self.scores, self.backend = scores, backend
         self.classes = None if classes is None else count(classes, "classes", 2)
         self.max_batch = None if max_batch is None else count(max_batch, "max_batch")
@@ -97,7 +99,8 @@ class Smoothed(nn.Module):
         """
         x = checked(x)
         seed = seed_of_stage(self.seed, stage)
-        drawn = Copies(self.noise, x, image_ids(sample_ids, x), n or self.n, seed, self.backend)
+        n = self.n if n is None else count(n, "n")
+        drawn = Copies(self.noise, x, image_ids(sample_ids, x), n, seed, self.backend)
         with left_as_found(self.model, x.device, eval_mode=True):
             return class_counts(self.model, drawn, classes=self.classes, max_batch=self.max_batch)
 
@@ -120,7 +123,8 @@ class Smoothed(nn.Module):
         """The class of each image and the radius within which it cannot change (Cohen et al., CERTIFY).
 
         n0 copies choose the class; of n others those in it are counted; the exact one-sided bound of their probability
-        gives the radius. Where the bound is not above 1/2 it abstains. With probability 1 - alpha for each image no
+        gives the radius. Where the bound is not above 1/2 it abstains. With probability 1 - alpha for each image (with
+        `LogConcave` noise 1 - alpha - doubt, whose table of radii may be wrong too: `Certificate.failure`) no
         perturbation shorter than the radius changes what the truly smoothed classifier says (`predict` estimates it).
         Real numbers are meant: the rounding of floats is not accounted for.
 
@@ -128,7 +132,7 @@ class Smoothed(nn.Module):
             x: (B, ...), finite.
             sample_ids: as for `counts`; an image has one certificate under one id.
             family: images of a whole report; each bound is then made for alpha / family (Bonferroni), and alpha is the
-                probability that any of them is wrong.
+                probability that any of them is wrong; a ``doubt`` is added once.
 
         Raises:
             ValueError: n is too small for alpha / family, with the least n that is not; and as `counts`.
