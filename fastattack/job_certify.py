@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .certify import ABSTAIN, Gaussian, Laplace, Noise, Smoothed, Uniform, certified_accuracy
 from .certify.bounds import least_n, require_n
+from .certify.noise import image_level
 from .certify.norms import exponent
 from .files import write_atomic
 from .job import Row
@@ -33,7 +34,7 @@ POINTS = 21
 
 
 def parse_noise(text: str) -> Noise:
-    """Noise as a text: gaussian:0.25 (sigma), laplace:0.2 (b) or uniform:64/255 (half the width).
+    """Noise as a text: gaussian:0.25 (sigma), laplace:0.2 (b) or uniform:64/255 (half the width); at most 1.
 
     Raises:
         ValueError: anything else.
@@ -41,7 +42,9 @@ def parse_noise(text: str) -> Noise:
     kind, colon, level = text.partition(":")
     if kind not in NOISES or not colon:
         raise ValueError(f"noise: wanted gaussian:SIGMA, laplace:B or uniform:HALF_WIDTH, got {text!r}")
-    return NOISES[kind](parse_number(level, "noise"))
+    found = NOISES[kind](parse_number(level, "noise"))
+    image_level(found.scale, "noise")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

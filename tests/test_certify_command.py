@@ -165,6 +165,10 @@ def test_without_labels_and_for_the_whole_report(place: Path, capsys: pytest.Cap
     [
         (("--noise", "gauss:1"), "noise: wanted gaussian:SIGMA, laplace:B or uniform:HALF_WIDTH, got 'gauss:1'"),
         (("--noise", "laplace:x"), "noise: wanted a number such as"),
+        (
+            ("--noise", "gaussian:25"),
+            "noise: wanted a noise level up to 1, for images in [0, 1], got 25.0, did you mean",
+        ),
         (("--noise", "uniform:0"), "half_width: wanted a finite number > 0"),
         (("--norm", "l3"), "norm: wanted one of l1, l2, linf, got 'l3'"),
         (("--n", "9"), "n: wanted at least 10 copies for a failure probability of 0.001, got 9"),

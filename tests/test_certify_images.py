@@ -157,6 +157,32 @@ def test_nothing_depends_on_the_batch():
     torch.testing.assert_close(first.centre[1:], second.centre)
 
 
+class Speckle:
+    """A defence with noise by name, larger than that of the smoothing."""
+
+    how = "speckle"
+
+    def purify(self, x: Tensor, *, sample_ids: Tensor | None = None, draw: int = 0) -> Tensor:
+        ids = torch.arange(len(x)) if sample_ids is None else sample_ids
+        noise = [np.random.default_rng([int(name), draw]).normal(0, 0.5, x.shape[1:]) for name in ids]
+        return x + torch.tensor(np.stack(noise), dtype=x.dtype)
+
+
+def test_the_noise_of_a_defended_denoiser_belongs_to_the_copies():
+    model, x = fa.defenses.Defended(Speckle(), nn.Identity()), images(2, 4)
+    options = {"sigma": SIGMA, "eps": 0.05}
+    found = [median_smoothing(model, x, **options, n=300, max_batch=size) for size in (1, 8, None)]
+    for one in found:
+        for other in found:
+            assert (one.low[0] <= other.median).all()
+            assert (other.median <= one.high[0]).all()
+    assert torch.equal(found[0].median, found[2].median)
+    torch.testing.assert_close(found[0].median, x, atol=5 * 0.51 * 1.26 / math.sqrt(300), rtol=0)
+    balls = [centre_smoothing(model, x, **options, m=30, n=100, max_batch=size) for size in (1, 8, None)]
+    torch.testing.assert_close(balls[0].ball, balls[1].ball)
+    torch.testing.assert_close(balls[0].ball, balls[2].ball)
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +206,8 @@ def test_the_least_number_of_copies_is_told_and_is_enough():
     ("options", "words"),
     [
         ({"sigma": 0.0}, "sigma: wanted a finite number > 0, got 0.0"),
+        ({"sigma": 25}, r"sigma: wanted a noise level up to 1, .* got 25, did you mean 25 / 255\?"),
+        ({"sigma": 300.0}, r"sigma: wanted a noise level up to 1, for images in \[0, 1\], got 300.0$"),
         ({"eps": -1}, "eps: wanted l2 radii > 0, got -1"),
         ({"eps": []}, "eps: wanted at least one radius, got none"),
         ({"alpha": 1.5}, r"alpha: wanted a number in \(0, 1\), got 1.5"),
@@ -189,6 +217,9 @@ def test_the_least_number_of_copies_is_told_and_is_enough():
 def test_options_that_do_not_fit(options: dict, words: str):
     with pytest.raises(ValueError, match=words):
         median_smoothing(contrast, images(1, 4), **({"sigma": SIGMA, "eps": 0.05} | options))
+    if "sigma" in options:
+        with pytest.raises(ValueError, match=words):
+            centre_smoothing(contrast, images(1, 4), **options, eps=0.05)
 
 
 def test_outputs_and_distances_that_do_not_fit():

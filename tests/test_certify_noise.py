@@ -197,6 +197,14 @@ def test_a_density_that_is_not_log_concave_is_refused(phi, words: str):
 def test_what_else_is_refused():
     with pytest.raises(ValueError, match="inverse: wanted the one of the density"):
         LogConcave(torch.abs, inverse=Gaussian(1.0).quantile)
+    exact = Laplace(1.0).quantile
+    for near in (
+        lambda u: exact(u) * (1 + 1e-4),
+        lambda u: (exact(u) * 500).round() / 500,  # atoms
+        lambda u: exact(u).clamp(-9, 9),  # atoms far out: 6e-5 in each
+    ):
+        with pytest.raises(ValueError, match="inverse: wanted the one of the density"):
+            LogConcave(torch.abs, inverse=near)
     for make in (Gaussian, Laplace, Uniform):
         with pytest.raises(ValueError, match="wanted a finite number > 0, got 0"):
             make(0)

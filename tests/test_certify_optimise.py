@@ -41,9 +41,9 @@ def test_the_chosen_noise_is_where_the_known_mean_radius_is_largest():
     assert found.per_input.shape == (8,)
     assert found.trials[-1].accuracy == 0  # sigma = 0.8: less than half of the copies are inside
     assert 0 < found.trials[-1].abstained <= 1
-    wrong = optimise_noise(slab, x, 1 - labels, noise=Gaussian(1.0), scales=[0.1], rounds=0, n=100)
-    assert wrong.trials[0].average_radius == 0
-    assert bool(wrong.per_input.isnan().all())
+    labels[0] = 0
+    wrong = optimise_noise(slab, x, labels, noise=Gaussian(1.0), scales=[0.1], rounds=0, n=100)
+    assert wrong.per_input.isnan().tolist() == [True] + [False] * 7
 
 
 def test_its_numbers_are_none_of_a_certificate():
@@ -62,3 +62,19 @@ def test_what_does_not_fit():
         optimise_noise(slab, x, labels, noise=Gaussian(1.0), scales=[0.1, -1])
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         optimise_noise(slab, x, labels, noise=Gaussian(1.0), scales=[0.1], sigma=3)
+    with pytest.raises(TypeError, match=r"scales: wanted a list of numbers > 0, got float 0\.25"):
+        optimise_noise(slab, x, labels, noise=Gaussian(1.0), scales=0.25)  # type: ignore[arg-type]
+
+
+def test_it_chooses_none_where_nothing_certifies():
+    x, labels = torch.zeros(2, 2), torch.ones(2, dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match=r"scales: wanted a parameter with which .* certified, got none from 0.1 to 0.2"
+    ):
+        optimise_noise(slab, x, 1 - labels, noise=Gaussian(1.0), scales=[0.1, 0.2], n=100)
+    with pytest.raises(ValueError, match="got none from 25 to 25 "):
+        optimise_noise(slab, x, labels, noise=Gaussian(1.0), scales=[25], n=100)
+    with pytest.raises(ValueError, match=r"labels: wanted class numbers in 0 \.\. 1, got 2 to 2"):
+        optimise_noise(slab, x, labels + 1, noise=Gaussian(1.0), scales=[0.1], n=100)
+    with pytest.raises(ValueError, match=r"labels: wanted \(2,\) class numbers, got shape \(1,\)"):
+        optimise_noise(slab, x, labels[:1], noise=Gaussian(1.0), scales=[0.1], n=100)

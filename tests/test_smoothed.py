@@ -15,6 +15,8 @@ import fastattack as fa
 from fastattack.certify import ABSTAIN, Gaussian, Laplace, Noise, Uniform, certified_accuracy
 from fastattack.certify.certificate import certificate_of
 from fastattack.certify.copies import ANSWER, ESTIMATE, SELECT, Copies, seed_of_stage
+from fastattack.defenses import Defended
+from fastattack.diffusion import Diffusion, Schedule
 from tests.digits import digits
 
 
@@ -149,6 +151,38 @@ def test_curves_and_mean_radius():
     assert found.accuracy(y, [0.0])[0] == keep.double().mean()
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.full((6,), -1), r"labels: wanted class numbers in 0 \.\. 1, got -1 to -1"),
+        (torch.full((6,), 2), r"labels: wanted class numbers in 0 \.\. 1, got 2 to 2"),
+        (torch.zeros(6, 1, dtype=torch.int64), r"labels: wanted \(6,\) class numbers, got shape \(6, 1\) int64"),
+        (torch.zeros(1, dtype=torch.int64), r"labels: wanted \(6,\) class numbers, got shape \(1,\) int64"),
+        (torch.zeros(6), r"labels: wanted \(6,\) class numbers, got shape \(6,\) float32"),
+        ([0] * 6, "labels: wanted a tensor of 6 class numbers, got list"),
+    ],
+)
+def test_labels_that_do_not_fit(labels: Tensor, words: str):
+    found = fa.Smoothed(HalfSpace(), noise=Gaussian(0.4), n=20).certify(points())
+    for asked in (lambda: found.accuracy(labels, [0.0]), lambda: found.average_radius(labels)):
+        with pytest.raises((TypeError, ValueError), match=words):
+            asked()
+
+
+def test_an_abstention_is_never_right_and_radii_are_lengths():
+    answers = torch.tensor([ABSTAIN, 1])
+    found = certificate_of(torch.tensor([1, 1]), torch.tensor([5, 100]), 100, 0.001, 1, Gaussian(0.4), 12)
+    assert found.label.tolist() == answers.tolist()
+    assert found.accuracy(torch.tensor([1, 1]), [0.0]).tolist() == [0.5]
+    with pytest.raises(ValueError, match="labels: wanted class numbers >= 0, got -1 to 1"):
+        found.accuracy(answers, [0.0])
+    for radii in ([-0.1], [math.nan], 0.5, ["a"]):
+        with pytest.raises(ValueError, match="radii: wanted a list of numbers >= 0"):
+            found.accuracy(torch.tensor([1, 1]), radii)
+    with pytest.raises(ValueError, match=r"right: wanted bool of shape \(2,\), got bool \(2, 1\)"):
+        certified_accuracy(found.radius(), torch.ones(2, 1, dtype=torch.bool), [0.0])
+
+
 def test_the_whole_report_fails_with_alpha_together():
     model, x = HalfSpace(), points()
     smoothed = fa.Smoothed(model, noise=Gaussian(0.4), n=100, alpha=0.01)
@@ -260,6 +294,70 @@ def test_draws_are_named_by_attacks_and_no_split_changes_them():
     torch.testing.assert_close(whole[:2], first)
 
 
+# -- models that draw noise of their own -------------------------------------------------------------------------------
+
+
+class Jitter:
+    """A defence whose noise drowns the image, one number for each name, and which remembers the names."""
+
+    how = "jitter"
+
+    def __init__(self) -> None:
+        self.names: list[tuple[int, int]] = []
+
+    def purify(self, x: Tensor, *, sample_ids: Tensor | None = None, draw: int = 0) -> Tensor:
+        ids = torch.arange(len(x)) if sample_ids is None else sample_ids
+        self.names += [(int(name), draw) for name in ids]
+        moved = [np.random.default_rng([int(name), draw]).normal(0, 100) for name in ids]
+        return x + torch.tensor(moved, dtype=x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def purified() -> fa.Purified:
+    """A linear classifier behind the reverse process of a network that rounds the same in every batch."""
+    diffusion = Diffusion(lambda x, t: 0.1 * x, Schedule.linear(200, 1e-3, 0.05), channels=1, low=0.0, high=1.0)
+    return fa.Purifier(diffusion, t_star=40, steps=2)(HalfSpace(16))
+
+
+def squares(count: int = 3) -> Tensor:
+    return torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+
+
+def test_a_purified_model_has_the_same_counts_in_every_batch_split():
+    counts = [
+        fa.Smoothed(purified(), noise=Gaussian(0.2), n=60, max_batch=size).counts(squares()) for size in (1, 8, None)
+    ]
+    assert torch.equal(counts[0], counts[1])
+    assert torch.equal(counts[0], counts[2])
+    alone = fa.Smoothed(purified(), noise=Gaussian(0.2), n=60).counts(squares()[2:], sample_ids=torch.tensor([2]))
+    assert torch.equal(counts[0][2:], alone)
+    assert int(counts[0].min()) > 0
+
+
+@pytest.mark.parametrize("size", [1, 16, None])
+def test_copies_of_a_model_with_noise_of_its_own_are_independent(size: int | None):
+    jitter, n = Jitter(), 400
+    smoothed = fa.Smoothed(Defended(jitter, HalfSpace(16)), noise=Gaussian(0.2), n=n, n0=50, max_batch=size)
+    found = smoothed.certify(squares())
+    assert len(set(jitter.names)) == len(jitter.names) == 3 * (n + 50)  # no copy, image or stage draws another's
+    assert ((found.count - n / 2).abs() < 4.5 * math.sqrt(n) / 2).all()  # an even chance, whatever the image
+    assert found.abstained.all()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_purified_model_is_attacked_through_its_copies(wrapped: bool):
+    inner = nn.Sequential(purified()) if wrapped else purified()
+    smoothed = fa.Smoothed(inner, noise=Gaussian(0.2), copies=8)
+    x, y = squares(), torch.tensor([0, 1, 1])
+    options = {"norm": "l2", "eps": 0.5, "steps": 2, "eot": 2, "objective": fa.objectives.cross_entropy}
+    attack = fa.PGD(smoothed, **options)
+    whole = attack(x, y)
+    assert (whole - x).flatten(1).norm(dim=1).min() > 0.1
+    torch.testing.assert_close(whole[:2], attack(x[:2], y[:2]))
+    names, jitter = torch.tensor([4, 7]), Jitter()
+    fa.Smoothed(Defended(jitter, HalfSpace(16)), noise=Gaussian(0.2), copies=3)(x[:2], names, 5)
+    assert [name for name, _ in jitter.names] == [i * 2**32 + k for i in (4, 7) for k in range(3)]
+
+
 # -- what is left as found, and bad input ------------------------------------------------------------------------------
 
 
@@ -297,6 +395,7 @@ def test_class_numbers_and_probabilities():
         ({"alpha": 0}, r"alpha: wanted a number in \(0, 1\), got 0"),
         ({"scores": "logit"}, "scores: wanted 'logits' or 'probabilities', got 'logit'"),
         ({"classes": 1}, "classes: wanted a whole number >= 2, got 1"),
+        ({"backend": "xx"}, "backend: wanted one of .* or 'auto', got 'xx'"),
         ({"max_batch": 0}, "max_batch: wanted a whole number >= 1, got 0"),
     ],
 )
@@ -310,8 +409,13 @@ def test_inputs_and_outputs_that_do_not_fit():
     smoothed = fa.Smoothed(HalfSpace(), noise=Gaussian(0.4), n=20, n0=5)
     with pytest.raises(ValueError, match=r"n: wanted at least 11 copies .* of the test, got 10"):
         smoothed.predict(x, n=10)
+    for n in (0, -5):
+        with pytest.raises(ValueError, match=f"n: wanted a whole number >= 1, got {n}"):
+            smoothed.counts(x, n)
     with pytest.raises(ValueError, match="input: wanted finite numbers"):
         smoothed.certify(x * math.nan)
+    with pytest.raises(ValueError, match="precision: wanted 'fp32' for a purified, smoothed or other model"):
+        fa.PGD(smoothed, eps=0.1, precision="bf16")(x, torch.zeros(6, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"sample_ids: wanted numbers in 0 \.\. 2\*\*31 - 1, got -1 to 4"):
         smoothed.certify(x, sample_ids=torch.arange(6) - 1)
     with pytest.raises(TypeError, match=r"noise: wanted fa\.certify\.Gaussian.*got float 0.25"):

@@ -29,7 +29,8 @@ def outputs(model: Model, copies: Copies, max_batch: int | None = None) -> Itera
     """(number of the first copy, output of the model for it and those behind it), without gradients.
 
     The batch is ``max_batch``, or on the CPU as large as its caches like it, on a GPU twice the last one until memory
-    is full. A batch that does not fit is halved and tried again; so is every one after it.
+    is full. A batch that does not fit is halved and tried again; so is every one after it. A model that draws by name
+    (`fastattack.engine.naming`) draws for each copy what belongs to it, see `Copies.through`.
 
     Raises:
         TypeError, ValueError: the output is not a tensor with a row for each copy.
@@ -47,7 +48,7 @@ def outputs(model: Model, copies: Copies, max_batch: int | None = None) -> Itera
             if len(buffer) < here:
                 buffer = copies.x.new_empty((here, *copies.x.shape[1:]))
             with torch.no_grad():
-                found = _rows(act(copies.write(buffer[:here], first)), here)
+                found = _rows(copies.through(act, copies.write(buffer[:here], first), first), here)
         except Exception as error:
             if here == 1 or not out_of_memory(error):
                 raise

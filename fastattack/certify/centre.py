@@ -16,7 +16,7 @@ from .batches import outputs
 from .bounds import count, order_above, share, statistics
 from .copies import CENTRE, SPREAD, Copies, checked, image_ids, seed_of_stage
 from .image import collect, ndtr, ndtri, radii_of
-from .noise import Gaussian, positive
+from .noise import Gaussian, image_level
 from .norms import exponent
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -71,8 +71,9 @@ def centre_smoothing(
     bounds and a check at x' instead.)
 
     It holds with probability 1 - 2 alpha, over the copies at x and those at x', for an x' that was chosen without
-    knowing the copies that will be drawn there. The m outputs of one image are held at a time. The model is left as
-    found.
+    knowing the copies that will be drawn there. So call it at x' with another ``seed``: with the same one and the same
+    ids x' gets the very copies of x, and the probability is not the stated one. The m outputs of one image are held at
+    a time. The model is left as found.
 
     Args:
         model: (B, ...) -> (B, ...) of any shape.
@@ -86,7 +87,7 @@ def centre_smoothing(
         ValueError: m or n too small for alpha at the largest eps; other arguments.
         NonFiniteError: the model gives NaN or infinity.
     """
-    positive(sigma, "sigma")
+    image_level(sigma, "sigma")
     radii = radii_of(eps)
     count(m, "m", 2)
     count(n, "n")

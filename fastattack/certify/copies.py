@@ -6,7 +6,7 @@ a certificate share no number, and none is shared with other noise of the same s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..engine.naming import call_named
 from ..inputs import check_input
 from ..ops import check
 from ..ops.reference_random import STREAM_COPIES, sample_words
@@ -66,6 +67,20 @@ class Copies:
     def __len__(self) -> int:
         return self.n * len(self.x)
 
+    def names(self, first: int = 0, size: int | None = None) -> Tensor:
+        """(size,) int64 below 2**63: what names the copies ``first`` .., image id * 2**32 + copy."""
+        end = len(self) if size is None else first + size
+        at = torch.arange(first, end, device=self.x.device)
+        return self.ids[at // self.n] * COPIES + at % self.n
+
+    def through(self, model: Callable[..., Any], x: Tensor, first: int = 0) -> Any:
+        """model(x) for x that holds the copies ``first`` ...
+
+        What a model draws itself, by name (a purifier's noise), belongs to the copy and the stage: every copy has its
+        own, whichever batch it is in.
+        """
+        return call_named(model, x, self.names(first, len(x)), self.seed >> 1)
+
     def write(self, out: Tensor, first: int) -> Tensor:
         """The copies ``first`` .. of all, image after image, into out (m, ...).
 
@@ -75,9 +90,8 @@ class Copies:
         while at < end:
             image, copy = divmod(at, self.n)
             size = min(end - at, self.n - copy)
-            names = self.ids[image] * COPIES + torch.arange(copy, copy + size, device=self.x.device)
             part = out[at - first : at - first + size]
-            self.noise.write(part, self.x[image].expand_as(part), self.seed, names, self.backend)
+            self.noise.write(part, self.x[image].expand_as(part), self.seed, self.names(at, size), self.backend)
             at += size
         return out
 

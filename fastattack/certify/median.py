@@ -15,7 +15,7 @@ from ..ops import check
 from .bounds import count, order_above, order_below, share
 from .copies import ESTIMATE, Copies, checked, image_ids, seed_of_stage
 from .image import collect, ndtr, radii_of
-from .noise import Gaussian, positive
+from .noise import Gaussian, image_level
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def median_smoothing(
 
     Args:
         model: (B, ...) -> (B, ...), each pixel a number by itself.
-        x: (B, ...), finite.
-        sigma: of the added noise, on the scale of the images; the images may hold noise of their own.
+        x: (B, ...), finite, nominal range [0, 1].
+        sigma: of the added noise, on that scale (10 / 255), at most 1; the images may hold noise of their own.
         eps: l2 radii of the perturbation of a whole image, on the scale of the images.
         n: copies.
         alpha: failure probability of all pixels of an image together (Bonferroni over both bounds of each) or, with
@@ -90,7 +90,7 @@ def median_smoothing(
         ValueError: n too small for alpha at the largest eps, with the least n that is not; other arguments.
         NonFiniteError: the model gives NaN or infinity.
     """
-    positive(sigma, "sigma")
+    image_level(sigma, "sigma")
     radii = radii_of(eps)
     count(n, "n")
     share(alpha, "alpha")

@@ -83,6 +83,14 @@ def positive(value: Any, name: str) -> float:
     return float(value)
 
 
+def image_level(value: Any, name: str) -> float:
+    """A noise level for images in [0, 1]: above 0, at most 1; more is one of the 0-255 scale."""
+    if positive(value, name) > 1:
+        hint = f", did you mean {value:g} / 255?" if value <= 255 else ""
+        raise ValueError(f"{name}: wanted a noise level up to 1, for images in [0, 1], got {value!r}{hint}")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class Gaussian(Noise):
     """N(0, sigma^2): the l2 radius sigma ndtri(p) (Cohen et al., arXiv 1902.02918, theorem 1 with p_B = 1 - p_A).

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .bounds import count
-from .certificate import Certificate
-from .copies import CHOOSE, seed_of_stage
+from .certificate import Certificate, labels_of
+from .copies import CHOOSE, checked, seed_of_stage
 from .noise import Noise, noise_of, positive
 from .norms import Norm
 from .smoothed import Smoothed
@@ -93,7 +93,8 @@ def optimise_noise(
         x: (N, ...), finite.
         labels: (N,) class numbers.
         noise: its kind; its parameter is not looked at.
-        scales: parameters to try, > 0: sigma, b, half_width or width, on the scale of the images.
+        scales: parameters to try, > 0: sigma, b, half_width or width, on the scale of the inputs (any; 25 / 255 for
+            images in [0, 1]).
         rounds: of refinement, two more parameters each.
         norm: of the radius; None: the noise's own.
         n: copies of an estimate.
@@ -101,12 +102,13 @@ def optimise_noise(
         options: n0, alpha, scores, classes, max_batch, backend, as for `Smoothed`.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; and as `Smoothed.certify`.
+        TypeError, ValueError: an argument that does not fit; no image is right and certified in any trial; and as
+            `Smoothed.certify`.
     """
     kind = noise_of(noise)
     count(rounds, "rounds", 0)
-    if len(scales) == 0:
-        raise ValueError("scales: wanted at least one number > 0, got none")
+    first = _scales(scales)
+    labels_of(labels, len(checked(x)))
     norm = kind.home if norm is None else norm
     tried: dict[float, Certificate] = {}
 
@@ -114,16 +116,32 @@ def optimise_noise(
         for value in values:
             if value not in tried:
                 tried[value] = _certify(model, x, kind.scaled(value), n, seed, options)
+                labels_of(labels, len(x), tried[value].classes)  # before the next one's work
         return max(tried, key=lambda s: tried[s].average_radius(labels, norm))
 
-    best = try_all([positive(value, "scales") for value in scales])
+    best = try_all(first)
     for _ in range(rounds):
         order = sorted(tried)
         at = order.index(best)
         best = try_all([math.sqrt(best * other) for other in (*order[max(0, at - 1) : at], *order[at + 1 : at + 2])])
+    if not tried[best].average_radius(labels, norm) > 0:
+        raise ValueError(
+            f"scales: wanted a parameter with which an image is right and certified, got none from {min(tried):g} to "
+            f"{max(tried):g} (parameters are on the scale of the images, and the model should know such noise)"
+        )
     trials = [_trial(tried[scale], labels, norm) for scale in sorted(tried)]
     radii = torch.stack([_right_radius(tried[scale], labels, norm) for scale in sorted(tried)])
     return NoiseChoice(kind.scaled(best), tuple(trials), radii, norm)
+
+
+def _scales(scales: Sequence[float]) -> list[float]:
+    try:
+        found = list(scales)
+    except TypeError:
+        raise TypeError(f"scales: wanted a list of numbers > 0, got {type(scales).__name__} {scales!r}") from None
+    if not found:
+        raise ValueError("scales: wanted at least one number > 0, got none")
+    return [positive(value, "scales") for value in found]
 
 
 def _certify(
@@ -134,11 +152,11 @@ def _certify(
 
 
 def _right_radius(found: Certificate, labels: Tensor, norm: Norm) -> Tensor:
-    return torch.where(found.label == labels.to(found.label.device), found.radius(norm), 0.0)
+    return torch.where(found.right(labels), found.radius(norm), 0.0)
 
 
 def _trial(found: Certificate, labels: Tensor, norm: Norm) -> NoiseTrial:
-    right = found.label == labels.to(found.label.device)
+    right = found.right(labels)
     return NoiseTrial(
         found.noise,
         found.average_radius(labels, norm),

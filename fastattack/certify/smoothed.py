@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..engine.naming import names_now
 from ..guard import left_as_found
 from ..ops import check
+from ..ops.dispatch import known_backend
 from .batches import class_counts
 from .bounds import ABSTAIN, count, even_odds, least_n, least_n_of_test, require_n, share
 from .certificate import Certificate, certificate_of
@@ -26,12 +27,14 @@ class Smoothed(nn.Module):
     Everything is decided by counts of classes, so the model may be anything that gives scores (B, K) or, with
     ``classes``, class numbers (B,). It is called in eval mode, without gradients, and left as found; only `forward` is
     differentiable. Every copy's noise is Philox of (seed, image id, copy): the same certificate in every batch split,
-    up to what the model's own rounding does with other batches.
+    up to what the model's own rounding does with other batches. A model with noise of its own by name (a purified one)
+    draws it for each copy and stage too, so that copies are independent; noise of another kind must be.
 
     Args:
         model: images (B, ...) -> scores or class numbers.
         noise: `fa.certify.Gaussian(sigma)`, `Laplace(b)`, `Uniform(half_width)` or `LogConcave(phi)`, on the scale of
-            the images. The model should have been trained with it.
+            the inputs, whatever it is: for images in [0, 1] sigma = 25 / 255, not 25, which is not refused here because
+            features on other scales may be smoothed too. The model should have been trained with it.
         n: copies that the probability is estimated from; those of `predict` too.
         n0: copies that the class is chosen from, which are others.
         alpha: failure probability of an image's answer or certificate.
@@ -70,6 +73,7 @@ class Smoothed(nn.Module):
         self.model, self.noise = model, noise_of(noise)
         self.n, self.n0, self.copies = count(n, "n"), count(n0, "n0"), count(copies, "copies")
         self.alpha, self.seed = share(alpha, "alpha"), check.seed_of(seed)
+        known_backend(backend)
         self.scores, self.backend = scores, backend
         self.classes = None if classes is None else count(classes, "classes", 2)
         self.max_batch = None if max_batch is None else count(max_batch, "max_batch")
@@ -95,7 +99,8 @@ class Smoothed(nn.Module):
         """
         x = checked(x)
         seed = seed_of_stage(self.seed, stage)
-        drawn = Copies(self.noise, x, image_ids(sample_ids, x), n or self.n, seed, self.backend)
+        n = self.n if n is None else count(n, "n")
+        drawn = Copies(self.noise, x, image_ids(sample_ids, x), n, seed, self.backend)
         with left_as_found(self.model, x.device, eval_mode=True):
             return class_counts(self.model, drawn, classes=self.classes, max_batch=self.max_batch)
 
@@ -118,7 +123,8 @@ class Smoothed(nn.Module):
         """The class of each image and the radius within which it cannot change (Cohen et al., CERTIFY).
 
         n0 copies choose the class; of n others those in it are counted; the exact one-sided bound of their probability
-        gives the radius. Where the bound is not above 1/2 it abstains. With probability 1 - alpha for each image no
+        gives the radius. Where the bound is not above 1/2 it abstains. With probability 1 - alpha for each image (with
+        `LogConcave` noise 1 - alpha - doubt, whose table of radii may be wrong too: `Certificate.failure`) no
         perturbation shorter than the radius changes what the truly smoothed classifier says (`predict` estimates it).
         Real numbers are meant: the rounding of floats is not accounted for.
 
@@ -126,7 +132,7 @@ class Smoothed(nn.Module):
             x: (B, ...), finite.
             sample_ids: as for `counts`; an image has one certificate under one id.
             family: images of a whole report; each bound is then made for alpha / family (Bonferroni), and alpha is the
-                probability that any of them is wrong.
+                probability that any of them is wrong; a ``doubt`` is added once.
 
         Raises:
             ValueError: n is too small for alpha / family, with the least n that is not; and as `counts`.
@@ -134,9 +140,10 @@ class Smoothed(nn.Module):
         each = self.alpha / count(family, "family")
         require_n(self.n, each, least_n(each), why=f" ({self.alpha:g} over {family} images)" if family > 1 else "")
         x = checked(x)
-        selected = self.counts(x, self.n0, stage=SELECT, sample_ids=sample_ids).argmax(1)
+        first = self.counts(x, self.n0, stage=SELECT, sample_ids=sample_ids)
+        selected, classes = first.argmax(1), first.shape[1]
         of_class = self.counts(x, stage=ESTIMATE, sample_ids=sample_ids).gather(1, selected[:, None])[:, 0]
-        return certificate_of(selected, of_class, self.n, self.alpha, family, self.noise, x[0].numel())
+        return certificate_of(selected, of_class, self.n, self.alpha, family, self.noise, x[0].numel(), classes)
 
     # -- to be attacked ------------------------------------------------------------------------------------------------
 
@@ -153,7 +160,7 @@ class Smoothed(nn.Module):
             sample_ids, draw = names_now()
         seed = seed_of_stage(self.seed, ANSWER, draw or 0)
         drawn = Copies(self.noise, x.detach().contiguous(), image_ids(sample_ids, x), self.copies, seed, self.backend)
-        scores = self.model(Noisy.apply(x, drawn))  # type: ignore[no-untyped-call]
+        scores = drawn.through(self.model, Noisy.apply(x, drawn))  # type: ignore[no-untyped-call]
         if not isinstance(scores, Tensor) or scores.dim() != 2 or not scores.is_floating_point():
             raise ValueError(f"model: wanted {self.scores} (B, classes) for a gradient, got another output")
         logs = scores.log_softmax(1) if self.scores == "logits" else scores.clamp_min(1e-30).log()

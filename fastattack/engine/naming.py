@@ -34,6 +34,12 @@ def naming(ids: Tensor | None, draw: int) -> Iterator[None]:
         _now.reset(before)
 
 
+def call_named(model: Callable[..., Any], x: Tensor, ids: Tensor | None, draw: int) -> Any:
+    """model(x) for samples of these names and a draw, whether the model itself draws by name, a part of it or none."""
+    with naming(ids, draw):
+        return (model.for_samples(ids, draw) if hasattr(model, "for_samples") else model)(x)
+
+
 def names_now() -> tuple[Tensor | None, int]:
     """(ids, draw) of the innermost `naming`; (None, 0) outside: samples 0 .. B-1, noise as it is."""
     return _now.get()
