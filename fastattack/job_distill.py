@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -36,6 +38,7 @@ from .training import checkpoint as checkpoints
 
 WEIGHTS, MANIFEST, ANSWERS = "student.safetensors", "manifest.json", "answers"
 RUN = (WEIGHTS, MANIFEST, checkpoints.NAME, checkpoints.PREVIOUS)
+PARTIAL = ".partial"  # in the output folder: a run that is to replace the one there
 STUDENTS = ("cnn", "dncnn")
 ENCODINGS = {"lists": as_lists, "png": as_png}
 
@@ -116,12 +119,14 @@ def run_distill(
     """Ask, train, and write student.safetensors and manifest.json; killed at any moment, it goes on with ``resume``.
 
     Answers are kept under ``out``/answers (or ``config.cache``) whatever happens, by ``overwrite`` too: they were paid.
+    With ``overwrite`` the new run is made in ``out``/.partial and takes the earlier one's place when it is done: one that
+    fails leaves the earlier one whole; one that was killed goes on with ``resume``.
 
     Raises:
         FileExistsError: ``out`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
         TypeError, ValueError, OSError, RuntimeError: see `fastattack.distill`.
     """
-    start = _start(out, resume, overwrite)  # nothing is removed before the answers are there
+    start, folder = _start(out, resume, overwrite)
     check_writable(out / WEIGHTS)
     inputs, labels = _inputs(config)
     query, described = _open(config, headers or {})
@@ -135,16 +140,22 @@ def run_distill(
         progress=progress,
     )  # fmt: skip
     student = make_student(config, answered).to(config.device)
-    if start is None:
-        for name in RUN:
-            (out / name).unlink(missing_ok=True)
     options = Learning(
         loss=config.loss, steps=config.steps, batch=config.batch, lr=config.lr, noise=config.noise, seed=config.seed
     )
-    result = learn(student, answered, options, folder=out, start=start, progress=progress)
-    weights = weights_of(student)
-    write_atomic(out / WEIGHTS, weights)
-    _write_manifest(out / MANIFEST, config, described, result, sha256(weights).hexdigest())
+    if start is None and folder != out:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    try:
+        result = learn(student, answered, options, folder=folder, start=start, progress=progress)
+        weights = weights_of(student)
+        write_atomic(folder / WEIGHTS, weights)
+        _write_manifest(folder / MANIFEST, config, described, result, sha256(weights).hexdigest())
+    except Exception:
+        if folder != out:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if folder != out:
+        _move(folder, out)
     return result
 
 
@@ -183,18 +194,32 @@ def _classes(config: DistillConfig, answered: Answered) -> int:
     return config.classes or answered.answers.shape[1]
 
 
-def _start(out: Path, resume: bool, overwrite: bool) -> Path | None:
-    """The checkpoint to go on from."""
+def _start(out: Path, resume: bool, overwrite: bool) -> tuple[Path | None, Path]:
+    """The checkpoint to go on from, and the folder where the run is made."""
     if resume and overwrite:
         raise ValueError("resume: wanted either resume or overwrite, got both")
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out: {out} is a file, wanted a folder")
-    found = checkpoints.latest(out)
+    aside = out / PARTIAL
     if resume:
-        return found
-    if any((out / name).exists() for name in RUN) and not overwrite:
+        folder = aside if checkpoints.latest(aside) else out
+        return checkpoints.latest(folder), folder
+    if not any((out / name).exists() for name in RUN):
+        return None, out
+    if not overwrite:
         raise FileExistsError(f"out: {out} holds a distillation; resume or overwrite it, or name another folder")
-    return None
+    return None, aside
+
+
+def _move(folder: Path, out: Path) -> None:
+    """A finished run takes an earlier one's place; the checkpoint goes last, so that one killed here can be resumed."""
+    for name in (WEIGHTS, MANIFEST):
+        os.replace(folder / name, out / name)
+    (out / checkpoints.PREVIOUS).unlink(missing_ok=True)
+    for name in (checkpoints.NAME, checkpoints.PREVIOUS):
+        if (folder / name).exists():
+            os.replace(folder / name, out / name)
+    shutil.rmtree(folder)
 
 
 def _inputs(config: DistillConfig) -> tuple[Tensor, Tensor | None]:

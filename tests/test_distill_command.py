@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import fastattack as fa
 from fastattack.distillation import load_student
+from fastattack.distillation.learning import Student
 from tests.command import run
 from tests.test_distill_queries import serving
 
@@ -39,6 +40,9 @@ def labels():
 
 def student():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+def wide():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(60, 3))
 
 def function():
     return lambda x: x
@@ -152,6 +156,49 @@ def test_an_earlier_run_is_kept_unless_told(place: Place, capsys: pytest.Capture
     assert code == 0
     assert "0 queries, 40 answered from the cache" in out
     same(place.out / "student.safetensors", kept)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--student", "FILE:wide"], "student: it does not take images"), (["--lr", "1e30"], "take a smaller lr")],
+)
+def test_an_earlier_run_outlives_one_that_fails(
+    place: Place, capsys: pytest.CaptureFixture[str], more: list[Any], message: str
+) -> None:
+    assert run(capsys, *place.command())[0] == 0
+    before = contents(place.out)
+    assert {"student.safetensors", "manifest.json", "checkpoint.pt"} <= before.keys()
+    more = [str(text).replace("FILE", str(place.file)) for text in more]
+    code, _, err = run(capsys, *place.command("--overwrite", *more))
+    assert (code != 0, message in err) == (True, True), err
+    assert contents(place.out) == before
+    assert [path.name for path in place.out.iterdir() if path.is_dir()] == ["answers"]
+
+
+def test_a_replacement_that_was_killed_goes_on(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = place.folder / "straight"
+    assert run(capsys, *place.command("--lr", "0.01", out=straight))[0] == 0
+    assert run(capsys, *place.command())[0] == 0
+    before, save = contents(place.out), Student.save
+
+    def dying(self: Student, folder: Path) -> None:
+        save(self, folder)
+        if self.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Student, "save", dying)
+    assert run(capsys, *place.command("--lr", "0.01", "--overwrite"))[0] == 130
+    assert contents(place.out) == before
+    monkeypatch.setattr(Student, "save", save)
+    assert run(capsys, *place.command("--lr", "0.01", "--resume"))[0] == 0
+    same(place.out / "student.safetensors", straight / "student.safetensors")
+    assert [path.name for path in place.out.iterdir() if path.is_dir()] == ["answers"]
 
 
 def test_an_address_and_a_denoiser(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
