@@ -243,8 +243,9 @@ def _inputs(config: DistillConfig) -> tuple[Tensor, Tensor | None]:
 def _open(config: DistillConfig, headers: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """The target, and what the manifest says of it."""
     if config.is_address:
+        batch = {} if config.query_batch is None else {"batch": config.query_batch}
         endpoint = Endpoint(
-            config.query, encode=ENCODINGS[config.encode], rate=config.rate, retries=config.retries,
+            config.query, **batch, encode=ENCODINGS[config.encode], rate=config.rate, retries=config.retries,
             timeout=config.timeout, headers=headers,
         )  # fmt: skip
         return endpoint, {"source": config.query, "sha256": None}

@@ -203,11 +203,12 @@ def test_a_replacement_that_was_killed_goes_on(
 
 def test_an_address_and_a_denoiser(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as server:
-        command = place.command("--header", "Authorization: Bearer secret", out=place.folder / "address")
+        command = place.command("--header", "Authorization: Bearer secret", "--query-batch", 36, out=place.folder / "address")
         command[2] = server.url
         code, out, _ = run(capsys, *command)
         assert code == 0
         assert "40 queries" in out
+        assert [len(body["instances"]) for body in server.bodies] == [36, 4]  # --query-batch
         assert {h["Authorization"] for h in server.headers} == {"Bearer secret"}
     written = [path.read_bytes() for path in (place.folder / "address").rglob("*") if path.is_file()]
     assert not any(b"secret" in content for content in written)

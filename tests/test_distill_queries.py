@@ -298,6 +298,19 @@ def test_an_endpoint_is_distilled_and_paid_once(tmp_path: Path, slept: list[floa
         Cached(Endpoint(server.url, batch=8, retries=1), retries=5)(x)
 
 
+def test_answered_requests_are_kept_when_a_later_one_fails(tmp_path: Path, slept: list[float]) -> None:
+    x = images(40)
+    with serving() as server:
+        server.script = lambda number: (403, {}, b"") if number == 4 else None
+        with pytest.raises(QueryError, match="images 24 to 31: .*HTTP 403"):
+            Cached(Endpoint(server.url, batch=8), tmp_path, batch=40)(x)
+        assert len(Cached(means, tmp_path, limit=0).ask(x)) == 24
+        Cached(Endpoint(server.url, batch=8), tmp_path, batch=40)(x)
+        assert [len(body["instances"]) for body in server.bodies] == [8] * 6  # the refused one again, and the last
+        with pytest.raises(ValueError, match="batch: wanted"):
+            Cached(Endpoint(server.url), batch=0)
+
+
 def test_png_is_read_back() -> None:
     levels = torch.randint(0, 256, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0))
     for x in (levels / 255, levels[:, :1] / 255):

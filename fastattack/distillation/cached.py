@@ -59,7 +59,8 @@ class Cached:
             images. Tensors, arrays and nested lists are taken. An nn.Module runs in eval mode without gradients, and is
             left as found.
         folder: where answers.sqlite is kept; None: in memory.
-        batch: images at a time; None: the query's own ``batch`` (`Endpoint` has one), or 64.
+        batch: images at a time, but never more than the query's own ``batch`` (`Endpoint` has one), which would be sent
+            in parts and lost together; None: the query's own, or 64.
         retries: how often a batch is asked again after a call that raised or returned something else (another number of
             rows, another shape or number type than before, NaN or infinity). An `Endpoint` has tried again by itself.
         wait: seconds before the first retry; doubled each time.
@@ -91,8 +92,11 @@ class Cached:
         if not callable(query):
             raise TypeError(f"query: wanted something callable with a batch of images, got {type(query).__name__}")
         self.query = query
-        self.batch = getattr(query, "batch", BATCH) if batch is None else batch
+        own = getattr(query, "batch", None)
+        own = own if isinstance(own, int) and own >= 1 else None  # a module may call anything batch
+        self.batch = (own or BATCH) if batch is None else batch
         require_whole(self.batch, "batch", 1)
+        self.batch = min(self.batch, own or self.batch)
         require_whole(retries, "retries", 0)
         if limit is not None:
             require_whole(limit, "limit", 0)
