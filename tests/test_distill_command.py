@@ -175,6 +175,7 @@ def test_an_earlier_run_outlives_one_that_fails(
     more = [str(text).replace("FILE", str(place.file)) for text in more]
     code, _, err = run(capsys, *place.command("--overwrite", *more))
     assert (code != 0, message in err) == (True, True), err
+    assert place.asked == 40
     assert contents(place.out) == before
     assert [path.name for path in place.out.iterdir() if path.is_dir()] == ["answers"]
 
@@ -203,7 +204,9 @@ def test_a_replacement_that_was_killed_goes_on(
 
 def test_an_address_and_a_denoiser(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as server:
-        command = place.command("--header", "Authorization: Bearer secret", "--query-batch", 36, out=place.folder / "address")
+        command = place.command(
+            "--header", "Authorization: Bearer secret", "--query-batch", 36, out=place.folder / "address"
+        )
         command[2] = server.url
         code, out, _ = run(capsys, *command)
         assert code == 0
@@ -234,6 +237,8 @@ def test_an_address_and_a_denoiser(place: Place, capsys: pytest.CaptureFixture[s
         ([], "function", "student: wanted dncnn or your own for a query that answers with images, got cnn"),
         (["--rate", 2], "target", "rate: wanted none beside a model on this machine"),
         (["--header", "secret"], "target", "header: wanted 'Name: value', got a text of 6 characters"),
+        (["--noise", 25], "target", r"noise: wanted a noise level from 0 to 1.* did you mean 25 / 255\?"),
+        (["--query-noise", 25], "target", r"noise: wanted a noise level from 0 to 1.* did you mean 25 / 255\?"),
         (["--channels", 2], "target", "channels: wanted 1 or 3, got 2"),
         (["--encode", "jpeg"], "target", "encode: wanted one of lists, png, got 'jpeg'"),
         (["--resume", "--overwrite"], "target", "resume: wanted either resume or overwrite"),
@@ -246,6 +251,15 @@ def test_bad_input_is_one_line(
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert re.search(message, err), err
+
+
+def test_a_student_that_does_not_fit_costs_no_query(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *place.command("--student", f"{place.file}:wide"))
+    assert (code, "student: it does not take images (1, 8, 8)" in err) == (2, True)
+    assert place.asked == 0
+    code, _, err = run(capsys, *place.command("--classes", 7))
+    assert (code, "as the query's answers, got (2, 7)" in err) == (2, True)
+    assert place.asked == 10
 
 
 def test_images_of_two_sizes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
