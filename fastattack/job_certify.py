@@ -130,7 +130,7 @@ class CertifyJob:
         """The row of each image in order; those in the folder of shards are read, the others made and put there."""
         for number, (name, image) in enumerate(self.images):
             path = None if shards is None else shards / f"{number:06d}.json"
-            row = None if path is None else _read(path, name)
+            row = None if path is None else _read(path, name, self.labels is not None)
             if row is None:
                 row = self._row(number, name, image)
                 if path is not None:
@@ -158,13 +158,22 @@ class CertifyJob:
         return str(number) if self.task.classes is None else self.task.classes[number]
 
 
-def _read(path: Path, name: str) -> Row | None:
-    """None where it is not there, or damaged."""
+def _read(path: Path, name: str, labelled: bool) -> Row | None:
+    """None where it is not there, or damaged.
+
+    Raises:
+        ValueError: the row of this image, but not a whole one.
+    """
     try:
         row: Row = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    return row if isinstance(row, dict) and row.get("name") == name else None
+    if not isinstance(row, dict) or row.get("name") != name:
+        return None
+    wanted = {"name", "answer", "likeliest", "count", "p", "seconds", *(f"radius_{norm}" for norm in NORMS)}
+    if missing := sorted((wanted | ({"label", "right"} if labelled else set())) - row.keys()):
+        raise ValueError(f"{path}: wanted the row of an image, got one without {', '.join(missing)}; remove the file")
+    return row
 
 
 def summarise_certificates(rows: list[Row], norm: str, noise: Noise, alpha: float, family: int) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,16 +28,19 @@ from .distillation import (
     collect,
     learn,
 )
-from .distillation.learning import Watch
+from .distillation.learning import Student, Watch, check_start, output_for
+from .distillation.queries import Plan
 from .distillation.students import weights_of
 from .files import check_writable, write_atomic
 from .job import add_noise, load_images
 from .job_miga import read_labels
 from .models import DnCNN, initialise, open_model, parse_spec
 from .training import checkpoint as checkpoints
+from .training.identity import checksum
 
 WEIGHTS, MANIFEST, ANSWERS = "student.safetensors", "manifest.json", "answers"
 RUN = (WEIGHTS, MANIFEST, checkpoints.NAME, checkpoints.PREVIOUS)
+PARTIAL = ".partial"  # in the output folder: a run that is to replace the one there
 STUDENTS = ("cnn", "dncnn")
 ENCODINGS = {"lists": as_lists, "png": as_png}
 
@@ -116,12 +121,14 @@ def run_distill(
     """Ask, train, and write student.safetensors and manifest.json; killed at any moment, it goes on with ``resume``.
 
     Answers are kept under ``out``/answers (or ``config.cache``) whatever happens, by ``overwrite`` too: they were paid.
+    With ``overwrite`` the new run is made in ``out``/.partial and takes the earlier one's place when it is done: one
+    that fails leaves the earlier one whole; one that was killed goes on with ``resume``.
 
     Raises:
         FileExistsError: ``out`` holds a run, and neither ``resume`` nor ``overwrite`` is set.
         TypeError, ValueError, OSError, RuntimeError: see `fastattack.distill`.
     """
-    start = _start(out, resume, overwrite)  # nothing is removed before the answers are there
+    start, folder = _start(out, resume, overwrite)
     check_writable(out / WEIGHTS)
     inputs, labels = _inputs(config)
     query, described = _open(config, headers or {})
@@ -129,31 +136,50 @@ def run_distill(
         query, config.cache or out / ANSWERS, batch=config.query_batch, source=described["source"],
         retries=0 if config.is_address else config.retries,
     )  # fmt: skip
-    answered = collect(
-        asked, inputs, budget=config.budget, labels=labels, held_out=config.held_out, answers=config.answers,
-        loss=config.loss, augment=config.augment, generated=config.generated, bounds=config.bounds, seed=config.seed,
-        progress=progress,
-    )  # fmt: skip
-    student = make_student(config, answered).to(config.device)
-    if start is None:
-        for name in RUN:
-            (out / name).unlink(missing_ok=True)
     options = Learning(
         loss=config.loss, steps=config.steps, batch=config.batch, lr=config.lr, noise=config.noise, seed=config.seed
     )
-    result = learn(student, answered, options, folder=out, start=start, progress=progress)
-    weights = weights_of(student)
-    write_atomic(out / WEIGHTS, weights)
-    _write_manifest(out / MANIFEST, config, described, result, sha256(weights).hexdigest())
+    ready = None if config.student == "cnn" else make_student(config).to(config.device)  # a cnn waits for the classes
+
+    def before(plan: Plan) -> None:
+        if ready is not None:
+            output_for(ready, plan.images[:2])
+            if start is not None:
+                check_start(start, ready, options, checksum(plan.images))
+
+    def first(found: Answered) -> None:
+        Student(make_student(config, found).to(config.device), found, options).require_fit()
+
+    answered = collect(
+        asked, inputs, budget=config.budget, labels=labels, held_out=config.held_out, answers=config.answers,
+        loss=config.loss, augment=config.augment, generated=config.generated, bounds=config.bounds, seed=config.seed,
+        progress=progress, before=before, first=first,
+    )  # fmt: skip
+    student = make_student(config, answered).to(config.device)
+    if start is None and folder != out:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    try:
+        result = learn(student, answered, options, folder=folder, start=start, progress=progress)
+        weights = weights_of(student)
+        write_atomic(folder / WEIGHTS, weights)
+        _write_manifest(folder / MANIFEST, config, described, result, sha256(weights).hexdigest())
+    except Exception:
+        if folder != out:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if folder != out:
+        _move(folder, out)
     return result
 
 
-def make_student(config: DistillConfig, answered: Answered) -> nn.Module:
-    """A new student for these answers; its weights follow from the seed."""
+def make_student(config: DistillConfig, answered: Answered | None = None) -> nn.Module:
+    """A new student for these answers, which a cnn needs; its weights follow from the seed."""
     if config.student == "cnn":
+        if answered is None:
+            raise ValueError("student: wanted answers that tell a cnn its classes, got none")
         return SmallCNN(config.channels, _classes(config, answered), features=config.features, seed=config.seed)
     if config.student == "dncnn":
-        if answered.kind != "images":
+        if answered is not None and answered.kind != "images":
             raise ValueError(
                 f"student: wanted cnn or your own for a query that answers with {answered.kind}, got dncnn"
             )
@@ -183,18 +209,32 @@ def _classes(config: DistillConfig, answered: Answered) -> int:
     return config.classes or answered.answers.shape[1]
 
 
-def _start(out: Path, resume: bool, overwrite: bool) -> Path | None:
-    """The checkpoint to go on from."""
+def _start(out: Path, resume: bool, overwrite: bool) -> tuple[Path | None, Path]:
+    """The checkpoint to go on from, and the folder where the run is made."""
     if resume and overwrite:
         raise ValueError("resume: wanted either resume or overwrite, got both")
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out: {out} is a file, wanted a folder")
-    found = checkpoints.latest(out)
+    aside = out / PARTIAL
     if resume:
-        return found
-    if any((out / name).exists() for name in RUN) and not overwrite:
+        folder = aside if checkpoints.latest(aside) else out
+        return checkpoints.latest(folder), folder
+    if not any((out / name).exists() for name in RUN):
+        return None, out
+    if not overwrite:
         raise FileExistsError(f"out: {out} holds a distillation; resume or overwrite it, or name another folder")
-    return None
+    return None, aside
+
+
+def _move(folder: Path, out: Path) -> None:
+    """A finished run takes an earlier one's place; the checkpoint goes last, so that one killed here can be resumed."""
+    for name in (WEIGHTS, MANIFEST):
+        os.replace(folder / name, out / name)
+    (out / checkpoints.PREVIOUS).unlink(missing_ok=True)
+    for name in (checkpoints.NAME, checkpoints.PREVIOUS):
+        if (folder / name).exists():
+            os.replace(folder / name, out / name)
+    shutil.rmtree(folder)
 
 
 def _inputs(config: DistillConfig) -> tuple[Tensor, Tensor | None]:
@@ -218,11 +258,12 @@ def _inputs(config: DistillConfig) -> tuple[Tensor, Tensor | None]:
 def _open(config: DistillConfig, headers: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """The target, and what the manifest says of it."""
     if config.is_address:
+        batch: dict[str, Any] = {} if config.query_batch is None else {"batch": config.query_batch}
         endpoint = Endpoint(
-            config.query, encode=ENCODINGS[config.encode], rate=config.rate, retries=config.retries,
+            config.query, **batch, encode=ENCODINGS[config.encode], rate=config.rate, retries=config.retries,
             timeout=config.timeout, headers=headers,
         )  # fmt: skip
-        return endpoint, {"source": config.query, "sha256": None}
+        return endpoint, {"source": endpoint.source, "sha256": None}
     try:
         opened = open_model(
             parse_spec(config.query), sigma=config.sigma, channels=config.channels, device=config.device

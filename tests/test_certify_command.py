@@ -132,6 +132,13 @@ def test_a_killed_run_goes_on_to_the_same_record(place: Path, capsys, monkeypatc
     code, _, err = run(capsys, *called(place, "out", *OPTIONS, "--seed", 1), "--resume")
     assert code == 2
     assert "seed: wanted 1, got 0" in err
+    shard = place / "out.partial" / "shards" / "000001.json"
+    kept_row = shard.read_text()
+    shard.write_text(json.dumps({k: v for k, v in json.loads(kept_row).items() if k not in ("count", "p")}))
+    code, _, err = run(capsys, *broken, "--resume")
+    assert code == 2
+    assert "000001.json: wanted the row of an image, got one without count, p; remove the file" in err
+    shard.write_text(kept_row)
     assert run(capsys, *broken, "--resume")[0] == 0
     assert seen == ["c", "d"]
 

@@ -331,7 +331,51 @@ def test_lessons_resume_to_the_bit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"another run: learning\.lr: wanted 0\.1, got 0\.003"):
         fa.distill(linear(), student(), images(100), checkpoint=tmp_path, resume=True, lr=0.1, **options)
     with pytest.raises(ValueError, match="another run: answers: wanted"):
-        fa.distill(linear(seed=8), student(), images(100), checkpoint=tmp_path, resume=True, **options)
+        fa.distill(
+            linear(seed=8),
+            student(),
+            images(100),
+            checkpoint=tmp_path,
+            resume=True,
+            cache=tmp_path / "other",
+            **options,
+        )
+
+
+@pytest.mark.parametrize("other", [{"lr": 0.1}, {"seed": 5}, {"wide": True}])
+def test_a_checkpoint_of_another_run_is_refused_before_a_query_is_paid(tmp_path: Path, other: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"budget": 100, "steps": 4, "checkpoint": tmp_path}
+    first, again = Counting(linear()), Counting(linear())
+    fa.distill(first, linear(seed=2), images(100), **options)
+    assert len(first.asked) == 100
+    fa.distill(again, linear(seed=2), images(100), resume=True, **options)  # answers are kept beside the checkpoint
+    assert not again.calls
+    changed = student() if other.pop("wide", False) else linear(seed=2)
+    options |= {"cache": tmp_path / "empty", **other}
+    with pytest.raises(ValueError, match="the checkpoint of another run"):
+        fa.distill(again, changed, images(100), resume=True, **options)
+    with pytest.raises(ValueError, match="the checkpoint of another run: planned"):
+        fa.distill(again, linear(seed=2), images(100, seed=1), resume=True, **{**options, "lr": 3e-3, "seed": 0})
+    with pytest.raises(ValueError, match="resume: wanted the folder of the checkpoint"):
+        fa.distill(again, linear(seed=2), images(100), budget=100, resume=True)
+    assert not again.calls
+
+
+def test_a_cache_tells_targets_apart_by_their_names(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"budget": 40, "steps": 1, "cache": tmp_path}
+    other = Counting(linear(seed=8))
+    fa.distill(linear(), linear(seed=2), images(40), source="one", **options)
+    with pytest.raises(ValueError, match="holds the answers of one, wanted those of two"):
+        fa.distill(other, linear(seed=2), images(40), source="two", **options)
+    with pytest.raises(TypeError, match="source: wanted a text"):
+        fa.distill(other, linear(seed=2), images(40), source=3, **options)
+    with pytest.raises(ValueError, match="cache: wanted none beside a query that is a Cached"):
+        fa.distill(Cached(other), linear(seed=2), images(40), budget=40, source="one")
+    assert not other.calls
+    three = Counting(linear(out=3))
+    with pytest.raises(QueryError, match=r"after 1 try: .*are those there another target's\?"):
+        fa.distill(three, linear(out=3), images(40, seed=1), retries=5, source="one", **options)
+    assert three.calls == 1
 
 
 # -- what is left alone ------------------------------------------------------------------------------------------------
@@ -419,6 +463,16 @@ def test_a_query_that_never_answers_within_the_budget() -> None:
         ({"held_out": 1.0}, "held_out: wanted a share"),
         ({"held_out": torch.zeros(2, 1, 4, 4)}, r"held_out: wanted images \(1, 3, 3\)"),
         ({"labels": torch.zeros(3)}, "labels: wanted 20 whole numbers"),
+        ({"labels": torch.tensor(3)}, "labels: wanted 20 whole numbers"),
+        ({"labels": torch.zeros(20, 2, dtype=torch.int64)}, r"labels: wanted 20 whole numbers.*got \(20, 2\)"),
+        ({"labels": torch.full((20,), -1)}, "labels: wanted class numbers >= 0, got -1"),
+        ({"bounds": (1, 0)}, r"bounds: wanted finite \(low, high\) with low < high, or None, got \(1, 0\)"),
+        ({"bounds": (0, math.inf)}, "bounds: wanted finite"),
+        ({"bounds": (0, math.nan)}, "bounds: wanted finite"),
+        ({"bounds": (0, 1, 2)}, "bounds: wanted finite"),
+        ({"bounds": ("0", 1)}, "bounds: wanted finite"),
+        ({"bounds": 1}, "bounds: wanted finite"),
+        ({"noise": 25}, r"noise: wanted a noise level from 0 to 1.* got 25, did you mean 25 / 255\?"),
         ({"steps": 0}, "steps: wanted a whole number >= 1"),
         ({"lr": 0.0}, "lr: wanted a finite number above 0"),
         ({"noise": -1.0}, "noise: wanted a standard deviation >= 0"),
@@ -457,10 +511,30 @@ def test_students_that_do_not_fit() -> None:
         fa.distill(linear(), nn.Linear(4, 4), images(20), budget=20)
     with pytest.raises(ValueError, match="student: wanted parameters that require grad"):
         fa.distill(linear(), nn.Flatten(), images(20), budget=20)
+    paid = Counting(linear())
+    for unfit, asked in ((nn.Flatten(), 0), (nn.Linear(4, 4), 0), (linear(out=3), 10)):
+        with pytest.raises(ValueError, match="student: "):
+            fa.distill(paid, unfit, images(100), budget=100, query_batch=10)
+        assert len(paid.asked) == asked
     with pytest.raises(TypeError, match=r"student: wanted a torch\.nn\.Module, got function"):
         fa.distill(linear(), lambda x: x, images(20), budget=20)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"wanted logits \(B, classes >= 4\) for the labels .* got \(2, 3\)"):
         check_output(torch.zeros(2, 3), torch.tensor([0, 1]), "labels", 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "message"),
+    [
+        ("logits", torch.full((100,), 4), "labels: wanted classes from 0 to 3, got 4"),
+        ("labels", torch.full((100,), 4), "labels: wanted classes from 0 to 3, got 4"),
+        ("logits", torch.zeros(100, 2, 2, dtype=torch.int64), r"labels: wanted \(N\) for scores \(10, 4\), got"),
+    ],
+)
+def test_labels_beyond_the_classes_are_told_after_one_batch(kind: str, labels: Tensor, message: str) -> None:
+    query = Counting(linear() if kind == "logits" else lambda x: linear()(x).argmax(1))
+    with pytest.raises(ValueError, match=message):
+        fa.distill(query, linear(seed=2), images(100), labels=labels, budget=100, query_batch=10, loss="ce")
+    assert len(query.asked) == 10
 
 
 def test_a_loss_that_blows_up() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 import fastattack as fa
 from fastattack.distillation import load_student
+from fastattack.distillation.learning import Student
 from tests.command import run
 from tests.test_distill_queries import serving
 
@@ -39,6 +40,9 @@ def labels():
 
 def student():
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+def wide():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(60, 3))
 
 def function():
     return lambda x: x
@@ -154,13 +158,60 @@ def test_an_earlier_run_is_kept_unless_told(place: Place, capsys: pytest.Capture
     same(place.out / "student.safetensors", kept)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--student", "FILE:wide"], "student: it does not take images"), (["--lr", "1e30"], "take a smaller lr")],
+)
+def test_an_earlier_run_outlives_one_that_fails(
+    place: Place, capsys: pytest.CaptureFixture[str], more: list[Any], message: str
+) -> None:
+    assert run(capsys, *place.command())[0] == 0
+    before = contents(place.out)
+    assert {"student.safetensors", "manifest.json", "checkpoint.pt"} <= before.keys()
+    more = [str(text).replace("FILE", str(place.file)) for text in more]
+    code, _, err = run(capsys, *place.command("--overwrite", *more))
+    assert (code != 0, message in err) == (True, True), err
+    assert place.asked == 40
+    assert contents(place.out) == before
+    assert [path.name for path in place.out.iterdir() if path.is_dir()] == ["answers"]
+
+
+def test_a_replacement_that_was_killed_goes_on(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = place.folder / "straight"
+    assert run(capsys, *place.command("--lr", "0.01", out=straight))[0] == 0
+    assert run(capsys, *place.command())[0] == 0
+    before, save = contents(place.out), Student.save
+
+    def dying(self: Student, folder: Path) -> None:
+        save(self, folder)
+        if self.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Student, "save", dying)
+    assert run(capsys, *place.command("--lr", "0.01", "--overwrite"))[0] == 130
+    assert contents(place.out) == before
+    monkeypatch.setattr(Student, "save", save)
+    assert run(capsys, *place.command("--lr", "0.01", "--resume"))[0] == 0
+    same(place.out / "student.safetensors", straight / "student.safetensors")
+    assert [path.name for path in place.out.iterdir() if path.is_dir()] == ["answers"]
+
+
 def test_an_address_and_a_denoiser(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as server:
-        command = place.command("--header", "Authorization: Bearer secret", out=place.folder / "address")
+        command = place.command(
+            "--header", "Authorization: Bearer secret", "--query-batch", 36, out=place.folder / "address"
+        )
         command[2] = server.url
         code, out, _ = run(capsys, *command)
         assert code == 0
         assert "40 queries" in out
+        assert [len(body["instances"]) for body in server.bodies] == [36, 4]  # --query-batch
         assert {h["Authorization"] for h in server.headers} == {"Bearer secret"}
     written = [path.read_bytes() for path in (place.folder / "address").rglob("*") if path.is_file()]
     assert not any(b"secret" in content for content in written)
@@ -186,6 +237,8 @@ def test_an_address_and_a_denoiser(place: Place, capsys: pytest.CaptureFixture[s
         ([], "function", "student: wanted dncnn or your own for a query that answers with images, got cnn"),
         (["--rate", 2], "target", "rate: wanted none beside a model on this machine"),
         (["--header", "secret"], "target", "header: wanted 'Name: value', got a text of 6 characters"),
+        (["--noise", 25], "target", r"noise: wanted a noise level from 0 to 1.* did you mean 25 / 255\?"),
+        (["--query-noise", 25], "target", r"noise: wanted a noise level from 0 to 1.* did you mean 25 / 255\?"),
         (["--channels", 2], "target", "channels: wanted 1 or 3, got 2"),
         (["--encode", "jpeg"], "target", "encode: wanted one of lists, png, got 'jpeg'"),
         (["--resume", "--overwrite"], "target", "resume: wanted either resume or overwrite"),
@@ -198,6 +251,15 @@ def test_bad_input_is_one_line(
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert re.search(message, err), err
+
+
+def test_a_student_that_does_not_fit_costs_no_query(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *place.command("--student", f"{place.file}:wide"))
+    assert (code, "student: it does not take images (1, 8, 8)" in err) == (2, True)
+    assert place.asked == 0
+    code, _, err = run(capsys, *place.command("--classes", 7))
+    assert (code, "as the query's answers, got (2, 7)" in err) == (2, True)
+    assert place.asked == 10
 
 
 def test_images_of_two_sizes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ BROKEN: dict[str, tuple[Callable[[Tensor], Any], str]] = {
         lambda x: torch.zeros(len(x), 5),
         r"ValueError: wanted answers float32 \(2,\) as before, got float32 \(5,\)",
     ),
-    "type": (lambda x: torch.zeros(len(x), 2).long(), r"got int64 \(2,\)"),
+    "type": (lambda x: torch.zeros(len(x), 3).long(), r"got int64 \(3,\)"),
     "nan": (lambda x: means(x) / 0 * 0, "ValueError: wanted finite numbers, got NaN or infinity"),
     "none": (lambda x: None, "TypeError: wanted a tensor, an array or nested lists of numbers, got NoneType"),
     "flags": (lambda x: x.mean((1, 2, 3)) > 0, "TypeError: wanted real numbers, got bool"),
@@ -123,6 +123,20 @@ def test_a_folder_belongs_to_one_source(tmp_path: Path) -> None:
         Cached(means, tmp_path, source="another")
     with pytest.raises(QueryError, match=r"wanted answers float32 \(2,\) as before, got float32 \(1, 3, 3\)"):
         Cached(lambda x: x, tmp_path)(images(4))
+
+
+def test_whole_numbers_among_others_are_numbers(tmp_path: Path) -> None:
+    query = Counting(lambda x: [[1, 0]] * len(x) if query.calls == 2 else means(x).tolist())
+    found = Cached(query, tmp_path, batch=4, retries=0)(images(10))
+    assert found.dtype == torch.float32
+    assert found[4:8].tolist() == [[1.0, 0.0]] * 4
+    assert torch.equal(Cached(means, tmp_path, limit=0)(images(10)), found)
+
+
+def test_an_endpoint_is_known_by_address_and_encoding(tmp_path: Path) -> None:
+    Cached(Endpoint("http://b/"), tmp_path)
+    with pytest.raises(ValueError, match=r"holds the answers of http://b/ by as_lists, wanted those of .* by as_png"):
+        Cached(Endpoint("http://b/", encode=as_png), tmp_path)
 
 
 def test_damage_is_noticed(tmp_path: Path) -> None:
@@ -291,11 +305,24 @@ def test_an_endpoint_is_distilled_and_paid_once(tmp_path: Path, slept: list[floa
         fa.distill(Endpoint(server.url, batch=8), student, x, budget=40, steps=2, cache=tmp_path)
         assert len(server.bodies) == before
     with pytest.raises(
-        ValueError, match=r"holds the answers of http://127.0.0.1:\d+/predict, wanted those of http://b/"
+        ValueError, match=r"holds the answers of http://127.0.0.1:\d+/predict by as_lists, wanted those of http://b/"
     ):
         Cached(Endpoint("http://b/"), tmp_path)
     with pytest.raises(QueryError, match=r"images 0 to 7: no answer after 1 try: EndpointError: .*refused"):
         Cached(Endpoint(server.url, batch=8, retries=1), retries=5)(x)
+
+
+def test_answered_requests_are_kept_when_a_later_one_fails(tmp_path: Path, slept: list[float]) -> None:
+    x = images(40)
+    with serving() as server:
+        server.script = lambda number: (403, {}, b"") if number == 4 else None
+        with pytest.raises(QueryError, match=r"images 24 to 31: .*HTTP 403"):
+            Cached(Endpoint(server.url, batch=8), tmp_path, batch=40)(x)
+        assert len(Cached(means, tmp_path, limit=0).ask(x)) == 24
+        Cached(Endpoint(server.url, batch=8), tmp_path, batch=40)(x)
+        assert [len(body["instances"]) for body in server.bodies] == [8] * 6  # the refused one again, and the last
+        with pytest.raises(ValueError, match="batch: wanted"):
+            Cached(Endpoint(server.url), batch=0)
 
 
 def test_png_is_read_back() -> None:
@@ -417,6 +444,7 @@ def test_sources_take_turns() -> None:
         (lambda: Augment(), "augment: wanted hflip, vflip, shift or noise, got none"),
         (lambda: Augment(shift=-1), "augment: shift: wanted a whole number >= 0"),
         (lambda: Augment(noise=-0.1), "augment: noise: wanted a standard deviation >= 0"),
+        (lambda: Augment(noise=25), r"augment: noise: wanted a noise level from 0 to 1.* did you mean 25 / 255\?"),
         (lambda: Generate(), "generated: wanted mixup or typical, got neither"),
         (lambda: Generate(mixup=True, spectrum="adversarial"), "wanted no spectrum without typical=True"),
         (lambda: planned(torch.ones(1, 1, 4, 4), generated=Generate(mixup=True)), "wanted two inputs .* for mixup"),

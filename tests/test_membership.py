@@ -203,6 +203,10 @@ def test_a_denoiser_by_its_own_loss() -> None:
         ),
         (as_is, told(9)[0], told(9), {}, r"members: wanted \(images, labels\) as two tensors, got Tensor"),
         (as_is, told(9), told(5), {}, "non_members: wanted two of each class at least, got 1 of class 2"),
+        (as_is, told(9), told(9), {"fpr": 0.1}, r"fpr: wanted false positive rates such as \(0.01, 0.1\), got 0.1"),
+        (as_is, told(9), told(9), {"fpr": ("x",)}, "fpr: wanted a number, got 'x'"),
+        (as_is, (told(9)[0], [0] * 9), told(9), {}, r"members: wanted \(images, labels\).* got \(Tensor, list\)"),
+        (as_is, (told(9)[0], torch.tensor(1)), told(9), {}, r"members: wanted .* got \(Tensor, a number\)"),
         (as_is, told(9), told(9), {"fpr": (1.5,)}, "fpr: wanted rates from 0 to 1, got 1.5"),
         (as_is, told(9), told(9), {"max_batch": 0}, "max_batch: wanted"),
         (

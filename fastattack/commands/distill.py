@@ -62,7 +62,9 @@ def distill(
     rate: Annotated[float | None, _OPTION(help="requests a second at most, to an address")] = None,
     timeout: Annotated[float, _OPTION(help="seconds to wait for an address")] = 30.0,
     retries: Annotated[int, _OPTION(help="how often a failed call is made again")] = 4,
-    query_batch: Annotated[int | None, _OPTION(help="images asked at a time; default: 64, of an address 32")] = None,
+    query_batch: Annotated[
+        int | None, _OPTION(help="images in one call or request; each is kept; default: 64, of an address 32")
+    ] = None,
     cache: Annotated[Path | None, _OPTION(help="folder of the answers; default: OUT/answers")] = None,
     seed: Annotated[int, _OPTION(help="of everything that is drawn")] = 0,
     resume: Annotated[bool, _OPTION("--resume", help="go on from the checkpoint in --out, if there is one")] = False,

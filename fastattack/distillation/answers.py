@@ -160,6 +160,17 @@ def check_output(output: Any, answers: Tensor, kind: str, classes: int = 0) -> N
         raise ValueError(f"student: wanted logits ({wanted}) for the labels that the query answers with, got {got}")
 
 
+def check_classes(labels: Tensor | None, scores: Tensor, name: str) -> None:
+    """Known labels are among the classes of scores (B, classes, ...) and have as many places."""
+    if labels is None:
+        return
+    if labels.shape[1:] != scores.shape[2:]:
+        wanted = ", ".join(["N", *map(str, scores.shape[2:])])
+        raise ValueError(f"{name}: wanted ({wanted}) for scores {tuple(scores.shape)}, got {tuple(labels.shape)}")
+    if len(labels) and int(labels.max()) >= scores.shape[1]:
+        raise ValueError(f"{name}: wanted classes from 0 to {scores.shape[1] - 1}, got {int(labels.max())}")
+
+
 def as_answers(found: Any, count: int) -> Tensor:
     """What a query returned, as float32 or int64 on the CPU with a row for each image.
 

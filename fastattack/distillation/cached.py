@@ -35,6 +35,10 @@ class QueryError(RuntimeError):
         super().__init__(f"query: {what or 'images ' + ranges(rows)}: {reason}")
 
 
+class _OtherFormError(ValueError):
+    """The very first answers do not go with those of the folder: asking again would not help."""
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """ "0 to 4, 7, 9 to 10" """
     runs: list[list[int]] = []
@@ -59,13 +63,16 @@ class Cached:
             images. Tensors, arrays and nested lists are taken. An nn.Module runs in eval mode without gradients, and is
             left as found.
         folder: where answers.sqlite is kept; None: in memory.
-        batch: images at a time; None: the query's own ``batch`` (`Endpoint` has one), or 64.
+        batch: images at a time, but never more than the query's own ``batch`` (`Endpoint` has one), which would be sent
+            in parts and lost together; None: the query's own, or 64.
         retries: how often a batch is asked again after a call that raised or returned something else (another number of
-            rows, another shape or number type than before, NaN or infinity). An `Endpoint` has tried again by itself.
+            rows, another shape or number type than before, NaN or infinity). An `Endpoint` has tried
+            again by itself; and first answers of another form than those in the folder are an error at once.
         wait: seconds before the first retry; doubled each time.
         limit: the most images that may be handed to ``query``, those that are handed again after a failure included;
             None: no limit.
-        source: what the answers are of, as text; the folder refuses another one. None: the query's ``url``, if any.
+        source: what the answers are of, as text; the folder refuses another one. None: the query's own
+            ``source``, if any (`Endpoint` has one).
 
     Attributes:
         queries: images handed to the query so far.
@@ -91,8 +98,11 @@ class Cached:
         if not callable(query):
             raise TypeError(f"query: wanted something callable with a batch of images, got {type(query).__name__}")
         self.query = query
-        self.batch = getattr(query, "batch", BATCH) if batch is None else batch
+        own = getattr(query, "batch", None)
+        own = own if isinstance(own, int) and own >= 1 else None  # a module may call anything batch
+        self.batch = (own or BATCH) if batch is None else batch
         require_whole(self.batch, "batch", 1)
+        self.batch = min(self.batch, own or self.batch)
         require_whole(retries, "retries", 0)
         if limit is not None:
             require_whole(limit, "limit", 0)
@@ -100,9 +110,13 @@ class Cached:
         if not 0 <= self.wait < float("inf"):
             raise ValueError(f"wait: wanted seconds >= 0, got {wait!r}")
         self.retries, self.limit = retries, limit
-        known = getattr(query, "url", None) if source is None else source
+        known = getattr(query, "source", None) if source is None else source
+        if source is not None and not isinstance(source, str):
+            raise TypeError(f"source: wanted a text that names the target, got {type(source).__name__}")
+        known = known if isinstance(known, str) else None
         self.store = Memory() if folder is None else Disk(folder, known)
         self.queries = self.hits = self.failures = 0
+        self._known = False  # whether this query has given answers of the store's form
         self._reason = ""
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -163,10 +177,11 @@ class Cached:
                 break
             except Exception as error:  # a query may raise anything
                 self.failures, self._reason = self.failures + 1, told(error)
-                if attempt == self.retries or isinstance(error, EndpointError):
+                if attempt == self.retries or isinstance(error, (EndpointError, _OtherFormError)):
                     raise QueryError(rows, self._lost(attempt + 1)) from error
             if self.wait:
                 time.sleep(self.wait * 2**attempt)
+        self._known = True
         self.store.put([key_of(images[row]) for row in rows], answers)
         return answers
 
@@ -175,8 +190,11 @@ class Cached:
         self.queries += len(images)
         with torch.no_grad(), left_as_found(self.query, images.device, eval_mode=True):
             answers = as_answers(self.query(images), len(images))  # a copy: what the query does to it is its own
+        if self.store.form == form_of(answers.float()):  # numbers in JSON may all be whole now and then
+            answers = answers.float()
         if self.store.form not in (None, form_of(answers)):
-            raise ValueError(f"wanted answers {self.store.form} as before, got {form_of(answers)}")
+            said = f"wanted answers {self.store.form} as before, got {form_of(answers)}"
+            raise ValueError(said) if self._known else _OtherFormError(f"{said}; are those there another target's?")
         return answers
 
     def _lost(self, tries: int) -> str:

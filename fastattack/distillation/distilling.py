@@ -15,12 +15,24 @@ from ..objectives.base import sample_mean
 from ..ops import check
 from ..training import checkpoint as checkpoints
 from ..training.config import require_whole
+from ..training.identity import checksum
 from ..training.log import Row
-from .answers import KINDS, kind_of, labels_of_answers, loss_for
+from .answers import KINDS, check_classes, kind_of, labels_of_answers, loss_for
 from .cached import Cached, Query, QueryError
-from .learning import Answered, Learning, Student, Watch
-from .queries import Augment, Bounds, Generate, Plan, check_images, check_labels, held_out_of, plan_queries
+from .learning import Answered, Learning, Student, Watch, check_start, output_for
+from .queries import (
+    Augment,
+    Bounds,
+    Generate,
+    Plan,
+    check_bounds,
+    check_images,
+    check_labels,
+    held_out_of,
+    plan_queries,
+)
 
+ANSWERS = "answers"  # in the folder of the checkpoint
 HeldOut = float | Tensor | tuple[Tensor, Tensor]
 
 
@@ -87,6 +99,7 @@ def distill(
     cache: str | Path | None = None,
     query_batch: int | None = None,
     retries: int = 2,
+    source: str | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     log_every: int | None = None,
@@ -130,7 +143,10 @@ def distill(
             the images without it. It costs no queries; a student that is to be smoothed wants the smoothing's noise.
         seed: 0 <= seed < 2**63.
         cache: folder where every answer is kept (`Cached`); a call that was interrupted asks only what is missing.
+            None: "answers" in the folder ``checkpoint``, if there is one.
         query_batch, retries: see `Cached`.
+        source: what names the target, as text; the cache keeps it and refuses another's. Nothing else tells two
+            functions apart, so give it wherever a cache is kept. None: an `Endpoint`'s own.
         checkpoint: folder for checkpoint.pt, written with every row of the log.
         resume: go on from the checkpoint, to the same weights as without the interruption.
         log_every: steps between rows; None: 20 rows in all.
@@ -147,12 +163,23 @@ def distill(
     options = Learning(loss=loss, steps=steps, batch=batch, lr=lr, noise=noise, seed=seed, log_every=log_every)
     if not isinstance(student, nn.Module):
         raise TypeError(f"student: wanted a torch.nn.Module, got {type(student).__name__}")
+    if resume and checkpoint is None:
+        raise ValueError("resume: wanted the folder of the checkpoint with it (checkpoint=FOLDER), got none")
     folder = None if checkpoint is None else Path(checkpoint)
     start = None if folder is None else _start(folder, resume)
+    if folder is not None and cache is None and not isinstance(query, Cached):
+        cache = folder / ANSWERS
+
+    def before(plan: Plan) -> None:
+        output_for(student, plan.images[:2])
+        if start is not None:
+            check_start(start, student, options, checksum(plan.images))
+
     answered = collect(
         query, inputs, budget=budget, labels=labels, held_out=held_out, answers=answers, loss=loss, augment=augment,
         generated=generated, bounds=bounds, seed=seed, cache=cache, query_batch=query_batch, retries=retries,
-        progress=progress,
+        source=source, progress=progress, before=before,
+        first=lambda answered: Student(student, answered, options).require_fit(),
     )  # fmt: skip
     return learn(student, answered, options, folder=folder, start=start, progress=progress, began=began)
 
@@ -173,9 +200,15 @@ def collect(
     cache: str | Path | None = None,
     query_batch: int | None = None,
     retries: int = 2,
+    source: str | None = None,
     progress: Watch | None = None,
+    before: Callable[[Plan], object] | None = None,
+    first: Callable[[Answered], object] | None = None,
 ) -> Answered:
     """The first half of `distill`: asks the target, and trains nothing. Arguments and errors as there.
+
+    ``before`` is called with the plan before anything is asked, ``first`` with the first batch of answers: what either
+    raises ends the asking.
 
     ``loss`` is only looked at: after the first batch of answers it must be one that they suffice for.
     """
@@ -184,17 +217,32 @@ def collect(
         raise ValueError(f"answers: wanted one of {', '.join(map(repr, (*KINDS, 'auto')))}, got {answers!r}")
     loss_for(loss, "logits" if answers == "auto" else answers)  # before anything is paid
     check.seed_of(seed)
+    check_bounds(bounds)
     inputs = check_images(inputs, "inputs")
+    known = check_labels(labels, len(inputs), "labels")
     plan = plan_queries(
-        inputs, check_labels(labels, len(inputs), "labels"), budget=budget, held_out=held_out_of(held_out, inputs),
+        inputs, known, budget=budget, held_out=held_out_of(held_out, inputs),
         augment=augment, generated=generated, bounds=bounds, seed=seed,
     )  # fmt: skip
     asked = query
     if not isinstance(asked, Cached):
-        asked = Cached(query, cache, batch=query_batch, retries=retries)
-    elif cache is not None or query_batch is not None:
-        raise ValueError("cache: wanted none beside a query that is a Cached, which has its own folder and batch")
-    return _ask(asked, plan, budget, answers, loss, progress)
+        asked = Cached(query, cache, batch=query_batch, retries=retries, source=source)
+    elif cache is not None or query_batch is not None or source is not None:
+        raise ValueError(
+            "cache: wanted none beside a query that is a Cached, which has its own folder, batch and source"
+        )
+    if before is not None:
+        before(plan)
+
+    def look(found: Answered) -> None:
+        loss_for(loss, found.kind)
+        if found.kind in ("logits", "probabilities"):
+            check_classes(known, found.answers, "labels")
+            check_classes(plan.labels, found.answers, "labels")
+        if first is not None:
+            first(found)
+
+    return _ask(asked, plan, budget, answers, look, progress)
 
 
 def learn(
@@ -228,19 +276,27 @@ def learn(
 
 
 def _ask(
-    query: Cached, plan: Plan, budget: int, wanted: str, loss: str | Objective, progress: Watch | None
+    query: Cached,
+    plan: Plan,
+    budget: int,
+    wanted: str,
+    look: Callable[[Answered], object],
+    progress: Watch | None,
 ) -> Answered:
     """Answers to as much of the plan as the budget allows."""
     before, limit, parts, first = (query.queries, query.hits), query.limit, list[Tensor](), 0
     query.limit = query.queries + budget if limit is None else min(limit, query.queries + budget)
     try:
-        for first in (0, query.batch):  # a loss that cannot be is told before all are paid
+        for first in (0, query.batch):  # what cannot be learnt is told before all are paid
             asked = plan.images[first : None if first else query.batch]
             found = query.ask(asked, _teller(progress, first, len(plan.images))) if len(asked) else torch.empty(0)
             parts += [found] if len(found) else []
             if len(found) < query.batch:
                 break
-            loss_for(loss, kind_of(found, asked[: len(found)], wanted))
+            if not first:
+                kind, held = kind_of(found, asked, wanted), min(plan.held, len(found))
+                labels = None if plan.labels is None else plan.labels[:held]
+                look(Answered(asked, found, kind, held, labels))
     except QueryError as error:
         rows = [first + row for row in error.rows]
         names = ", ".join(plan.names[row] for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
@@ -252,11 +308,12 @@ def _ask(
         raise ValueError(f"budget: {budget} images were asked, and none to learn from was answered{query.trouble}")
     images = plan.images[: len(found)]
     kind = kind_of(found, images, wanted)
-    loss_for(loss, kind)
-    return Answered(
-        images, found, kind, plan.held, plan.labels, query.queries - before[0],
-        query.hits - before[1],
+    answered = Answered(
+        images, found, kind, plan.held, plan.labels, query.queries - before[0], query.hits - before[1],
+        checksum(plan.images),
     )  # fmt: skip
+    look(answered)
+    return answered
 
 
 def _teller(progress: Watch | None, before: int, planned: int) -> Callable[[int], object] | None:

@@ -98,6 +98,9 @@ class Endpoint:
         timeout: seconds to wait for an answer.
         headers: of every request, an Authorization say; never written anywhere.
 
+    Attributes:
+        source: address and the name of ``encode``, of which a cache takes note.
+
     Raises:
         TypeError, ValueError: an option that cannot be.
     """
@@ -125,6 +128,7 @@ class Endpoint:
         self.url, self.encode, self.decode = url, encode, decode
         self.batch, self.rate, self.retries, self.timeout = batch, rate, retries, timeout
         self.headers = dict(headers or {})
+        self.source = f"{url} by {getattr(encode, '__qualname__', type(encode).__name__)}"
         self.requests = 0
         self._next = 0.0  # when the next request may go
 

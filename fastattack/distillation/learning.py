@@ -19,7 +19,7 @@ from ..training.config import require_number, require_whole
 from ..training.identity import checksum
 from ..training.log import Row
 from ..training.state import surroundings_kept
-from .answers import check_output, fidelity, loss_for
+from .answers import check_classes, check_output, fidelity, loss_for
 from .queries import sampler_of
 
 Watch = Callable[[Row], object]
@@ -38,6 +38,7 @@ class Answered:
         labels: (held,) known labels of those, or None.
         queries: images handed to the target.
         cached: images answered without it.
+        planned: checksum of all images that were to be asked; "" where nobody planned.
     """
 
     images: Tensor
@@ -47,6 +48,7 @@ class Answered:
     labels: Tensor | None = None
     queries: int = 0
     cached: int = 0
+    planned: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +86,7 @@ class Student:
 
     def __init__(self, model: nn.Module, answered: Answered, options: Learning) -> None:
         self.model, self.answered, self.options = model, answered, options
-        self.weights = [p for p in model.parameters() if p.requires_grad]
-        if not self.weights:
-            raise ValueError("student: wanted parameters that require grad, got none")
+        self.weights = weights_to_learn(model)
         self.device, self.dtype = self.weights[0].device, self.weights[0].dtype
         self.loss = loss_for(options.loss, answered.kind)
         self.noise = sampler_of(options.noise, options.seed, "noise")
@@ -96,10 +96,9 @@ class Student:
         self.step, self.rows = 0, list[Row]()
         self.total = 0.0  # of the losses since the last row
         self.since = 0
-        named = options.loss if isinstance(options.loss, str) else _name(options.loss)
         self.identity = {
-            "learning": {**asdict(options), "loss": named}, "student": checkpoint.shapes(model),
-            "images": checksum(answered.images), "answers": checksum(answered.answers), "held": answered.held,
+            **_identity(model, options, answered.planned), "images": checksum(answered.images),
+            "answers": checksum(answered.answers), "held": answered.held,
         }  # fmt: skip
 
     def run(self, folder: Path | None, watch: Watch | None) -> None:
@@ -169,14 +168,12 @@ class Student:
 
     def require_fit(self) -> None:
         """Raises where the student's output is not what the answers can be compared with."""
-        with torch.no_grad(), left_as_found(self.model, self.device, eval_mode=True):
-            images, answers = self.pick(slice(0, 2))
-            try:
-                output = self.model(images)
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise ValueError(f"student: it does not take images {tuple(images.shape[1:])}: {error}") from error
+        images, answers = self.pick(slice(0, 2))
+        output = output_for(self.model, images)
         classes = int(self.answered.answers.max()) + 1 if self.answered.kind == "labels" else 0
         check_output(output, answers, self.answered.kind, classes)
+        if self.answered.kind != "images":
+            check_classes(self.answered.labels, output, "labels")
 
     def save(self, folder: Path) -> None:
         checkpoint.save(folder, {
@@ -194,6 +191,42 @@ class Student:
         self.optimiser.load_state_dict(content["optimiser"])
         self.model.load_state_dict(content["model"])
         self.step, self.rows = content["step"], content["rows"]
+
+
+def weights_to_learn(model: nn.Module) -> list[nn.Parameter]:
+    """Those that require grad, one at least."""
+    found = [p for p in model.parameters() if p.requires_grad]
+    if not found:
+        raise ValueError("student: wanted parameters that require grad, got none")
+    return found
+
+
+def output_for(model: nn.Module, images: Tensor) -> Any:
+    """What a student says of these images, in eval mode and without gradients.
+
+    Raises:
+        ValueError: it does not take them.
+    """
+    first = weights_to_learn(model)[0]
+    with torch.no_grad(), left_as_found(model, first.device, eval_mode=True):
+        try:
+            return model(images.to(first.device, first.dtype))
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(f"student: it does not take images {tuple(images.shape[1:])}: {error}") from error
+
+
+def check_start(start: Path, model: nn.Module, options: Learning, planned: str) -> None:
+    """Before anything is asked: a checkpoint is whole, and of this student, these options and these images."""
+    mine = _identity(model, options, planned)
+    checkpoint.load(start, mine, known=mine)
+
+
+def _identity(model: nn.Module, options: Learning, planned: str) -> dict[str, Any]:
+    """What is known of a run before anything is answered."""
+    named = options.loss if isinstance(options.loss, str) else _name(options.loss)
+    return {
+        "learning": {**asdict(options), "loss": named}, "student": checkpoint.shapes(model), "planned": planned,
+    }  # fmt: skip
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..evaluate.bootstrap import Array, Bootstrap, Estimate
 from ..guard import left_as_found
 from ..objectives import Objective
 from ..ops import check
-from ..training.config import require_whole
+from ..training.config import require_number, require_whole
 from .answers import as_answers, kind_of, logarithms
 
 Pairs = tuple[Tensor, Tensor]
@@ -110,6 +110,9 @@ def membership_inference(
     """
     require_whole(max_batch, "max_batch", 1)
     bootstrap = Bootstrap() if bootstrap is None else bootstrap
+    if not isinstance(fpr, Iterable) or isinstance(fpr, str):
+        raise TypeError(f"fpr: wanted false positive rates such as (0.01, 0.1), got {fpr!r}")
+    fpr = [require_number(rate, "fpr") for rate in fpr]
     for rate in fpr:
         if not 0 <= rate <= 1:
             raise ValueError(f"fpr: wanted rates from 0 to 1, got {rate!r}")
@@ -136,8 +139,13 @@ def confidence(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _check(pairs: Any, name: str) -> None:
-    if not isinstance(pairs, tuple) or len(pairs) != 2 or not all(isinstance(part, Tensor) for part in pairs):
+    if not isinstance(pairs, tuple) or len(pairs) != 2:
         raise TypeError(f"{name}: wanted (images, labels) as two tensors, got {type(pairs).__name__}")
+    if not all(isinstance(part, Tensor) and part.dim() for part in pairs):
+        came = ", ".join(
+            "a number" if isinstance(part, Tensor) and not part.dim() else type(part).__name__ for part in pairs
+        )
+        raise TypeError(f"{name}: wanted (images, labels) as two tensors, got ({came})")
     check.require_images(pairs[0], name)
     if len(pairs[0]) < 2 or len(pairs[0]) != len(pairs[1]):
         raise ValueError(

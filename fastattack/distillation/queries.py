@@ -29,7 +29,8 @@ class Augment:
     Args:
         hflip, vflip: mirrored with probability 1/2, where the images allow it.
         shift: moved by up to so many pixels along each axis; the edge is repeated.
-        noise: standard deviation of Gaussian noise on the scale of the images, or a `TypicalSetSampler`; None: none.
+        noise: standard deviation of Gaussian noise for images in [0, 1], at most 1, or a `TypicalSetSampler`; None:
+            none.
     """
 
     hflip: bool = False
@@ -101,6 +102,9 @@ def sampler_of(noise: float | TypicalSetSampler | None, seed: int, name: str) ->
     sigma = require_number(noise, name)
     if not 0 <= sigma < float("inf"):
         raise ValueError(f"{name}: wanted a standard deviation >= 0, a TypicalSetSampler or None, got {noise!r}")
+    if sigma > 1:  # as of a Purifier
+        hint = f", did you mean {sigma:g} / 255?" if sigma <= 255 else ""
+        raise ValueError(f"{name}: wanted a noise level from 0 to 1, for images in [0, 1], got {noise!r}{hint}")
     return TypicalSetSampler(sigma=sigma, plain_share=1.0, seed=seed) if sigma else None
 
 
@@ -231,10 +235,25 @@ def held_out_of(held_out: Any, inputs: Tensor) -> float | tuple[Tensor, Tensor |
 
 
 def check_labels(labels: Any, count: int, name: str) -> Tensor | None:
-    """Whole numbers, one for each image, or None."""
+    """Whole numbers >= 0, (N,) or dense (N, H, W), one for each image or place, or None."""
     if labels is None:
         return None
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or len(labels) != count:
+    whole = isinstance(labels, Tensor) and labels.dtype != torch.bool and not labels.is_floating_point()
+    if not isinstance(labels, Tensor) or not whole or labels.dim() not in (1, 3) or len(labels) != count:
         got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"{name}: wanted {count} whole numbers, one for each image, got {got}")
+    if bool((labels < 0).any()):
+        raise ValueError(f"{name}: wanted class numbers >= 0, got {int(labels.min())}")
     return labels.detach().long().cpu()
+
+
+def check_bounds(bounds: Any) -> None:
+    """None, or two finite numbers (low, high), low < high."""
+    if bounds is None:
+        return
+    try:
+        low, high = (require_number(value, "bounds") for value in bounds)
+    except (TypeError, ValueError):
+        low = high = float("nan")
+    if not (low < high and abs(low) < float("inf") and abs(high) < float("inf")):
+        raise ValueError(f"bounds: wanted finite (low, high) with low < high, or None, got {bounds!r}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,12 +51,13 @@ def remove_leftovers(folder: Path, names: Sequence[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def load(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def load(path: Path, identity: dict[str, Any], known: Collection[str] | None = None) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU. No pickled code is run.
 
     Args:
         path: the file.
         identity: what this run is; the checkpoint's must be the same.
+        known: entries of the identity to look at, while the others are not known yet; None: all.
 
     Raises:
         ValueError: a damaged or foreign file, or the checkpoint of another run; names the file and what differs.
@@ -71,10 +72,14 @@ def load(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         came = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: wanted a checkpoint of the format {FORMAT!r}, got {came!r}")
-    if found := differences(identity, content["identity"]):
+    if found := differences(_chosen(identity, known), _chosen(content["identity"], known)):
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         raise ValueError(f"{path}: the checkpoint of another run: {'; '.join(found[:3])}{more}")
     return content
+
+
+def _chosen(identity: dict[str, Any], known: Collection[str] | None) -> dict[str, Any]:
+    return identity if known is None else {k: v for k, v in identity.items() if k in known}
 
 
 def _way_out(path: Path) -> str:
