@@ -61,7 +61,7 @@ def source_of(
         once = schedule.steps * schedule.restarts * schedule.eot == 1
         options = {"eval_mode": schedule.eval_mode, "once": once, "exact": exact}
         if any(map(draws_by_name, models)):
-            _only_plain(speed, "for a purified, smoothed or other model that draws by name, which runs as it is")
+            _only_plain(speed, "for a model behind a defence, or another that draws by name, which runs as it is")
         singles = [Single(m, fast=None if draws_by_name(m) else Prepared(m, speed, **options)) for m in models]
     source: Source = singles[0]
     if len(singles) > 1:
