@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,13 +11,18 @@ from torch import Tensor, nn
 
 import fastattack as fa
 from fastattack import training as t
-from fastattack.defenses.purifier import seed_of_draw
 from fastattack.diffusion import Diffusion, Schedule
+from fastattack.numbering import seed_of_draw
 from fastattack.objectives import mae, mse
 from fastattack.training.describing import described
 from fastattack.training.identity import plain_data
 from fastattack.training.losses import loss_of
-from tests.test_training import SIGMA, Moody, images, patches, same, snapshot, tiny
+from tests.strategy_checks import (
+    goes_on_where_its_state_was_taken,
+    leaves_everything_as_found,
+    sample_ids_and_epoch_name_the_numbers,
+)
+from tests.test_training import SIGMA, Moody, images, patches, same, tiny
 from tests.test_training_resume import SIZES, Poisoned
 
 SCHEDULE = Schedule.linear(50, 1e-3, 0.05)
@@ -64,45 +70,20 @@ def clean() -> Tensor:
 
 @every_strategy
 def test_a_strategy_leaves_everything_as_found(name, clean):
-    model = Moody().train()
-    model.inner[1].eval()
-    for p in model.inner.parameters():
-        p.grad = torch.ones_like(p)
-    made = make(name)
-    before, kept = snapshot(model), clean.clone()
-    inputs, targets = made(model, clean)
-    copies = 2 if name == "twice" else 1
-    assert inputs.shape == targets.shape == (4 * copies, 1, 12, 10)
-    assert not inputs.requires_grad
-    assert torch.equal(targets, torch.cat([clean] * copies))
-    assert torch.equal(clean, kept)
-    assert same(before, snapshot(model))
+    leaves_everything_as_found(make(name), clean, copies=2 if name == "twice" else 1)
 
 
 @every_strategy
 def test_a_strategy_goes_on_where_its_state_was_taken(name, clean):
-    model, first, second, other = Moody().eval(), make(name), make(name), make(name, seed=1)
-    one = [first(model, clean)[0] for _ in range(2)]
-    state = first.state_dict()
-    one.append(first(model, clean)[0])
-    second.load_state_dict(state)
-    assert torch.equal(second(model, clean)[0], one[2])
-    assert not torch.equal(one[0], one[1])
-    assert not torch.equal(other(model, clean)[0], one[0])
-    with pytest.raises(ValueError, match="seed"):
-        other.load_state_dict(state)
+    goes_on_where_its_state_was_taken(functools.partial(make, name), Moody().eval(), clean)
 
 
 @every_strategy
 def test_sample_ids_and_epoch_name_the_numbers(name, clean):
-    model, s = Moody().eval(), make(name)
-    ids = torch.tensor([5, 2, 9, 7])
-    whole = s(model, clean, sample_ids=ids, epoch=3)[0][:4]
-    part = s(model, clean[1:3], sample_ids=ids[1:3], epoch=3)[0][:2]
-    assert torch.allclose(whole[1:3], part, atol=1e-6)
-    assert not torch.allclose(whole, s(model, clean, sample_ids=ids, epoch=4)[0][:4], atol=1e-3)
+    s = make(name)
+    ids, whole = sample_ids_and_epoch_name_the_numbers(s, clean)
     s.set_epoch(3)
-    assert torch.equal(whole, s(model, clean, sample_ids=ids)[0][:4])
+    assert torch.equal(whole, s(Moody().eval(), clean, sample_ids=ids)[0][:4])
     assert s.state_dict() == {"seed": 0, "epoch": 3, "step": 0}
 
 

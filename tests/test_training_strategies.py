@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor
 
 from fastattack import DenoisingPGD
 from fastattack import training as t
-from tests.test_training import SIGMA, Moody, every_strategy, images, same, snapshot, strategy
+from tests.strategy_checks import (
+    goes_on_where_its_state_was_taken,
+    leaves_everything_as_found,
+    sample_ids_and_epoch_name_the_numbers,
+)
+from tests.test_training import SIGMA, Moody, every_strategy, images, strategy
 
 
 @pytest.fixture
@@ -18,42 +25,17 @@ def clean() -> Tensor:
 
 @every_strategy
 def test_a_strategy_leaves_everything_as_found(name, clean):
-    model = Moody().train()
-    model.inner[1].eval()
-    for p in model.inner.parameters():
-        p.grad = torch.ones_like(p)
-    before, kept = snapshot(model), clean.clone()
-    inputs, targets = strategy(name)(model, clean)
-    copies = 2 if name == "hat" else 1
-    assert inputs.shape == targets.shape == (4 * copies, 1, 12, 10)
-    assert not inputs.requires_grad
-    assert torch.equal(targets, torch.cat([clean] * copies))
-    assert torch.equal(clean, kept)
-    assert same(before, snapshot(model))
+    leaves_everything_as_found(strategy(name), clean, copies=2 if name == "hat" else 1)
 
 
 @every_strategy
 def test_a_strategy_goes_on_where_its_state_was_taken(name, clean):
-    model, first, second, other = Moody(), strategy(name), strategy(name), strategy(name, seed=1)
-    one = [first(model, clean)[0] for _ in range(2)]
-    state = first.state_dict()
-    one.append(first(model, clean)[0])
-    second.load_state_dict(state)
-    assert torch.equal(second(model, clean)[0], one[2])
-    assert not torch.equal(one[0], one[1])
-    assert not torch.equal(other(model, clean)[0], one[0])
-    with pytest.raises(ValueError, match="seed"):
-        other.load_state_dict(state)
+    goes_on_where_its_state_was_taken(functools.partial(strategy, name), Moody(), clean)
 
 
 @every_strategy
 def test_sample_ids_and_epoch_name_the_numbers(name, clean):
-    model, s = Moody().eval(), strategy(name)
-    ids = torch.tensor([5, 2, 9, 7])
-    whole = s(model, clean, sample_ids=ids, epoch=3)[0][:4]
-    part = s(model, clean[1:3], sample_ids=ids[1:3], epoch=3)[0][:2]
-    assert torch.allclose(whole[1:3], part, atol=1e-6)
-    assert not torch.allclose(whole, s(model, clean, sample_ids=ids, epoch=4)[0][:4], atol=1e-3)
+    sample_ids_and_epoch_name_the_numbers(strategy(name), clean)
 
 
 def test_adversarial_training_attacks_the_weights_of_now(clean):
