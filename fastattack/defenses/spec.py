@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..diffusion import load
 from ..engine.naming import draws_differ
 from ..fast.speed import PRECISIONS
+from ..models.spec import check_labels
 from ..models.tweedie import sha256_of_diffusion
 from ..models.weights import sha256_of
 from .auxiliary import Auxiliary
@@ -184,14 +185,7 @@ def check_defense_labels(specs: Iterable[DefenseSpec]) -> None:
     Raises:
         ValueError: two defences of one label; names both.
     """
-    seen: dict[str, DefenseSpec] = {}
-    for spec in specs:
-        if spec.label in seen:
-            raise ValueError(
-                f"defense: {seen[spec.label].text!r} and {spec.text!r} would both be called {spec.label!r}; "
-                f"give one a label: {spec.label}-2={spec.text.removeprefix(f'{spec.label}=')}"
-            )
-        seen[spec.label] = spec
+    check_labels(specs, "defense")
 
 
 def open_defense(

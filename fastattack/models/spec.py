@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -139,24 +139,30 @@ def _parse_kind(text: str, kind: str, source: str, label: str | None) -> ModelSp
     return ModelSpec(text, label or (path.stem if path else kind), kind, path)
 
 
-def check_labels(specs: Iterable[ModelSpec]) -> None:
+class Labelled(Protocol):
+    """A text of the command line and what it is called: a model's or a defence's."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+
+def check_labels(specs: Iterable[Labelled], name: str = "models") -> None:
     """Every label once.
 
     Raises:
-        ValueError: two models of one label; names both.
+        ValueError: two of one label; names both, and the option ``name``.
     """
-    seen: dict[str, ModelSpec] = {}
+    seen: dict[str, Labelled] = {}
     for spec in specs:
         if spec.label in seen:
             raise ValueError(
-                f"models: {seen[spec.label].text!r} and {spec.text!r} would both be called {spec.label!r}; "
-                f"give one a label: {spec.label}-2={_unlabelled(spec)}"
+                f"{name}: {seen[spec.label].text!r} and {spec.text!r} would both be called {spec.label!r}; "
+                f"give one a label: {spec.label}-2={spec.text.removeprefix(f'{spec.label}=')}"
             )
         seen[spec.label] = spec
-
-
-def _unlabelled(spec: ModelSpec) -> str:
-    return spec.text.partition("=")[2] if spec.text.startswith(f"{spec.label}=") else spec.text
 
 
 def open_model(
