@@ -5,8 +5,9 @@ gives away of its training data.
 """
 
 from .answers import KINDS, LOSSES, kind_of
+from .asking import collect
 from .cached import Cached, QueryError
-from .distilling import DistillResult, collect, distill, learn
+from .distilling import DistillResult, distill, learn
 from .endpoint import Endpoint, EndpointError, as_lists, as_png, from_json
 from .learning import Answered, Learning
 from .membership import AttackScore, MembershipReport, membership_inference

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,28 +11,16 @@ from torch import Tensor, nn
 
 from ..objectives import Objective
 from ..objectives.base import sample_mean
-from ..ops import check
 from ..training import checkpoint as checkpoints
-from ..training.config import require_whole
 from ..training.identity import checksum
 from ..training.log import Row
-from .answers import KINDS, check_classes, kind_of, labels_of_answers, loss_for
-from .cached import Cached, Query, QueryError
+from .answers import labels_of_answers
+from .asking import HeldOut, collect
+from .cached import Cached, Query
 from .learning import Answered, Learning, Student, Watch, check_start, output_for
-from .queries import (
-    Augment,
-    Bounds,
-    Generate,
-    Plan,
-    check_bounds,
-    check_images,
-    check_labels,
-    held_out_of,
-    plan_queries,
-)
+from .queries import Augment, Bounds, Generate, Plan
 
 ANSWERS = "answers"  # in the folder of the checkpoint
-HeldOut = float | Tensor | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -184,67 +171,6 @@ def distill(
     return learn(student, answered, options, folder=folder, start=start, progress=progress, began=began)
 
 
-def collect(
-    query: Query,
-    inputs: Tensor,
-    *,
-    budget: int,
-    labels: Tensor | None = None,
-    held_out: HeldOut = 0.1,
-    answers: str = "auto",
-    loss: str | Objective = "l1",
-    augment: Augment | None = None,
-    generated: Generate | None = None,
-    bounds: Bounds = None,
-    seed: int = 0,
-    cache: str | Path | None = None,
-    query_batch: int | None = None,
-    retries: int = 2,
-    source: str | None = None,
-    progress: Watch | None = None,
-    before: Callable[[Plan], object] | None = None,
-    first: Callable[[Answered], object] | None = None,
-) -> Answered:
-    """The first half of `distill`: asks the target, and trains nothing. Arguments and errors as there.
-
-    ``before`` is called with the plan before anything is asked, ``first`` with the first batch of answers: what either
-    raises ends the asking.
-
-    ``loss`` is only looked at: after the first batch of answers it must be one that they suffice for.
-    """
-    require_whole(budget, "budget", 1)
-    if answers not in (*KINDS, "auto"):
-        raise ValueError(f"answers: wanted one of {', '.join(map(repr, (*KINDS, 'auto')))}, got {answers!r}")
-    loss_for(loss, "logits" if answers == "auto" else answers)  # before anything is paid
-    check.seed_of(seed)
-    check_bounds(bounds)
-    inputs = check_images(inputs, "inputs")
-    known = check_labels(labels, len(inputs), "labels")
-    plan = plan_queries(
-        inputs, known, budget=budget, held_out=held_out_of(held_out, inputs),
-        augment=augment, generated=generated, bounds=bounds, seed=seed,
-    )  # fmt: skip
-    asked = query
-    if not isinstance(asked, Cached):
-        asked = Cached(query, cache, batch=query_batch, retries=retries, source=source)
-    elif cache is not None or query_batch is not None or source is not None:
-        raise ValueError(
-            "cache: wanted none beside a query that is a Cached, which has its own folder, batch and source"
-        )
-    if before is not None:
-        before(plan)
-
-    def look(found: Answered) -> None:
-        loss_for(loss, found.kind)
-        if found.kind in ("logits", "probabilities"):
-            check_classes(known, found.answers, "labels")
-            check_classes(plan.labels, found.answers, "labels")
-        if first is not None:
-            first(found)
-
-    return _ask(asked, plan, budget, answers, look, progress)
-
-
 def learn(
     student: nn.Module,
     answered: Answered,
@@ -273,51 +199,6 @@ def learn(
         held_out=answered.held, learnt_from=lessons.count, queries=answered.queries, cached=answered.cached,
         rows=tuple(lessons.rows), seconds=time.perf_counter() - began,
     )  # fmt: skip
-
-
-def _ask(
-    query: Cached,
-    plan: Plan,
-    budget: int,
-    wanted: str,
-    look: Callable[[Answered], object],
-    progress: Watch | None,
-) -> Answered:
-    """Answers to as much of the plan as the budget allows."""
-    before, limit, parts, first = (query.queries, query.hits), query.limit, list[Tensor](), 0
-    query.limit = query.queries + budget if limit is None else min(limit, query.queries + budget)
-    try:
-        for first in (0, query.batch):  # what cannot be learnt is told before all are paid
-            asked = plan.images[first : None if first else query.batch]
-            found = query.ask(asked, _teller(progress, first, len(plan.images))) if len(asked) else torch.empty(0)
-            parts += [found] if len(found) else []
-            if len(found) < query.batch:
-                break
-            if not first:
-                kind, held = kind_of(found, asked, wanted), min(plan.held, len(found))
-                labels = None if plan.labels is None else plan.labels[:held]
-                look(Answered(asked, found, kind, held, labels))
-    except QueryError as error:
-        rows = [first + row for row in error.rows]
-        names = ", ".join(plan.names[row] for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-        raise QueryError(rows, error.reason, names) from error
-    finally:
-        query.limit = limit
-    found = torch.cat(parts) if parts else torch.empty(0)
-    if len(found) <= plan.held:
-        raise ValueError(f"budget: {budget} images were asked, and none to learn from was answered{query.trouble}")
-    images = plan.images[: len(found)]
-    kind = kind_of(found, images, wanted)
-    answered = Answered(
-        images, found, kind, plan.held, plan.labels, query.queries - before[0], query.hits - before[1],
-        checksum(plan.images),
-    )  # fmt: skip
-    look(answered)
-    return answered
-
-
-def _teller(progress: Watch | None, before: int, planned: int) -> Callable[[int], object] | None:
-    return None if progress is None else lambda count: progress({"answered": before + count, "planned": planned})
 
 
 def _start(folder: Path, resume: bool) -> Path | None:
