@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -12,11 +13,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from .. import ops
+from ..ops import check
 from .norms import Norm, exponent, inner_radius
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(ABC):
     """Independent noise on every number of an input, from an even log-concave density: exp(-potential(z)).
 
     Attributes:
@@ -28,25 +30,25 @@ class Noise:
     failure: ClassVar[float] = 0.0
 
     @property
+    @abstractmethod
     def scale(self) -> float:
         """The one parameter: sigma, or as the class says."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scaled(self, scale: float) -> Self:
         """The same noise with another parameter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def proven(self, p: Tensor, dim: int) -> dict[float, Tensor]:
         """Radii by the exponent of the norm, those that are proven for this noise itself."""
-        raise NotImplementedError
 
+    @abstractmethod
     def potential(self, z: Tensor) -> Tensor:
         """-log density up to a constant, of each number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def quantile(self, u: Tensor) -> Tensor:
         """The inverse of the distribution function at u in (0, 1)."""
-        raise NotImplementedError
 
     def write(self, out: Tensor, clean: Tensor, seed: int, ids: Tensor, backend: str) -> None:
         """out <- clean + noise, (B, ...) both; numbers of (seed, id, element). ``clean`` may be an expanded view."""
@@ -86,8 +88,9 @@ def positive(value: Any, name: str) -> float:
 def image_level(value: Any, name: str) -> float:
     """A noise level for images in [0, 1]: above 0, at most 1; more is one of the 0-255 scale."""
     if positive(value, name) > 1:
-        hint = f", did you mean {value:g} / 255?" if value <= 255 else ""
-        raise ValueError(f"{name}: wanted a noise level up to 1, for images in [0, 1], got {value!r}{hint}")
+        raise ValueError(
+            f"{name}: wanted a noise level up to 1, for images in [0, 1], got {value!r}{check.scale_hint(value)}"
+        )
     return float(value)
 
 

@@ -32,6 +32,18 @@ def device_of(name: str) -> torch.device:
     return where
 
 
+def use_threads(threads: int | None) -> None:
+    """As many CPU threads of torch as --threads says; None leaves them."""
+    if threads is None:
+        return
+    import torch
+
+    from ..training.config import require_whole
+
+    require_whole(threads, "threads", 1)
+    torch.set_num_threads(threads)
+
+
 def load_model(name: str, weights: Path | None, sigma: float, device: str) -> Denoiser:
     """sigma on the 0-255 scale."""
     from .. import models

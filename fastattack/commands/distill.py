@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import device_name, device_of
+from .common import device_name, device_of, use_threads
 
 if TYPE_CHECKING:
     from ..distillation import Augment, Generate
@@ -75,15 +75,10 @@ def distill(
     threads: Annotated[int | None, _OPTION(help="CPU threads of torch")] = None,
 ) -> None:
     """Distil a target that can only be queried into a student whose weights are known."""
-    import torch
-
     from ..job_distill import WEIGHTS, DistillConfig, run_distill
     from ..numbers import parse_number
-    from ..training.config import require_whole
 
-    if threads is not None:
-        require_whole(threads, "threads", 1)
-        torch.set_num_threads(threads)
+    use_threads(threads)
     config = DistillConfig(
         query=query, student=student, data=tuple(data), budget=budget, channels=channels, labels=labels,
         held_out=held_out, sigma=None if sigma is None else parse_number(sigma, "sigma"), loss=loss, answers=answers,

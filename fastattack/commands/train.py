@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import device_of
+from .common import device_of, use_threads
 from .noise import NoiseOptions, interval
 
 if TYPE_CHECKING:
@@ -67,15 +67,10 @@ def train(
     threads: Annotated[int | None, _OPTION(help="CPU threads of torch")] = None,
 ) -> None:
     """Train a denoiser: plainly, on typical sets, or on attacked inputs."""
-    import torch
-
     from .. import training
     from ..numbers import parse_number
-    from ..training.config import require_whole
 
-    if threads is not None:
-        require_whole(threads, "threads", 1)
-        torch.set_num_threads(threads)
+    use_threads(threads)
     for name, value in {"typicality": typicality, "mean": mean, "spectrum": spectrum, "share": share}.items():
         if value is not None and strategy != "ts":
             raise ValueError(f"{name}: wanted with --strategy ts alone, got {value} beside {strategy}")

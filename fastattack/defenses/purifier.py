@@ -54,10 +54,10 @@ class _Options:
         for name in ("sigma", "input_sigma", "output_sigma"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:  # more than 255 on the 0-255 scale is no noise of images
-                hint = f", did you mean {value:g} / 255?" if 1 < value <= 255 else ""
                 more = "; t_star goes further" if name == "sigma" and value > 1 else ""
                 raise ValueError(
-                    f"{name}: wanted a noise level from 0 to 1, for images in [0, 1], got {value!r}{hint}{more}"
+                    f"{name}: wanted a noise level from 0 to 1, for images in [0, 1], got {value!r}"
+                    f"{check.scale_hint(value)}{more}"
                 )
         if self.guide is not None and not callable(self.guide):
             raise TypeError(f"guide: wanted a function (eps_hat, x_t, level, input), got {type(self.guide).__name__}")

@@ -103,8 +103,9 @@ def sampler_of(noise: float | TypicalSetSampler | None, seed: int, name: str) ->
     if not 0 <= sigma < float("inf"):
         raise ValueError(f"{name}: wanted a standard deviation >= 0, a TypicalSetSampler or None, got {noise!r}")
     if sigma > 1:  # as of a Purifier
-        hint = f", did you mean {sigma:g} / 255?" if sigma <= 255 else ""
-        raise ValueError(f"{name}: wanted a noise level from 0 to 1, for images in [0, 1], got {noise!r}{hint}")
+        raise ValueError(
+            f"{name}: wanted a noise level from 0 to 1, for images in [0, 1], got {noise!r}{check.scale_hint(sigma)}"
+        )
     return TypicalSetSampler(sigma=sigma, plain_share=1.0, seed=seed) if sigma else None
 
 

@@ -22,7 +22,7 @@ def _up(width: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1)
 
 
-def _pad_dim(y: Tensor, dim: int, multiple: int) -> Tensor:
+def pad_dim(y: Tensor, dim: int, multiple: int) -> Tensor:
     """Reflect `y` at its far end of `dim` until that size is a multiple; a size of 1 is repeated instead.
 
     Built from flips and joins: its gradient is deterministic on every device, which that of F.pad is not.
@@ -64,7 +64,7 @@ class N2NUNet(nn.Module):
         Sizes that are no multiple of 32 are reflect-padded at the bottom and right, and the result is cropped.
         """
         height, width = y.shape[-2:]
-        y = _pad_dim(_pad_dim(y, -2, MULTIPLE), -1, MULTIPLE)
+        y = pad_dim(pad_dim(y, -2, MULTIPLE), -1, MULTIPLE)
         skips = [y, self._block1(y)]
         for _ in range(3):
             skips.append(self._block2(skips[-1]))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..guard import random_state, seed_torch
-from .n2n import _pad_dim
+from .n2n import pad_dim
 
 
 class _Block(nn.Module):
@@ -65,7 +65,7 @@ class UDCUNet(nn.Module):
         Sizes that are no multiple of 2^levels go on in their mirror image at the bottom and right, and are cut.
         """
         height, width = y.shape[-2:]
-        h = _pad_dim(_pad_dim(y, -2, self.multiple), -1, self.multiple)
+        h = pad_dim(pad_dim(y, -2, self.multiple), -1, self.multiple)
         h, skips = self.enter(functional.pixel_unshuffle(h, 2)), []
         for block, down in zip(self.before, self.down, strict=False):
             h = block(h)

@@ -228,6 +228,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def scale_hint(value: float) -> str:
+    """For a noise level of images in [0, 1] that is one of the 0-255 scale: what was meant."""
+    return f", did you mean {value:g} / 255?" if 1 < value <= 255 else ""
+
+
 def ids_of(sample_ids: Any, adv: Tensor) -> Tensor | None:
     """int64 (B,) on the device of adv."""
     if sample_ids is None:

@@ -6,6 +6,7 @@ id); the seed of the strategy inside stays its own. See `fastattack.training.str
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,8 @@ from torch import Tensor
 
 from ..attacks import PGD
 from ..defenses import Purifier
-from ..defenses.purifier import seed_of_draw
 from ..engine import Model
-from ..numbering import Numbering
+from ..numbering import Numbering, seed_of_draw
 from ..ops import check
 from ..ops.reference_random import STREAM_CHOICE, sample_words
 from .config import require_number, require_whole
@@ -26,7 +26,7 @@ from .strategies import SampleIds, Strategy, step_of
 
 
 @dataclass(frozen=True)
-class _Numbered:
+class _Numbered(ABC):
     """A strategy that numbers its samples itself where nobody else does."""
 
     numbering: Numbering
@@ -44,8 +44,9 @@ class _Numbered:
             self.numbering.step += 1
         return self._pairs(model, clean, seed, ids, now) if len(clean) else (clean, clean)
 
+    @abstractmethod
     def _pairs(self, model: Model, clean: Tensor, seed: int, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """Inputs and targets of a batch that is not empty."""
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
         """Go to a step of an epoch."""

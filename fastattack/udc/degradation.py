@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..defenses.purifier import seed_of_draw
 from ..engine.naming import names_now
+from ..numbering import seed_of_draw
 from ..ops import check, typical_noise
 from .files import normalised
 

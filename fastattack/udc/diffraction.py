@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -197,5 +196,5 @@ def _listed(value: Any) -> list[Any] | None:
 
 
 def _require_length(value: Any, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+    if not check.is_number(value) or value <= 0:
         raise ValueError(f"{name}: wanted a length in metres > 0, got {value!r}")
