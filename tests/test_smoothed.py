@@ -414,7 +414,9 @@ def test_inputs_and_outputs_that_do_not_fit():
             smoothed.counts(x, n)
     with pytest.raises(ValueError, match="input: wanted finite numbers"):
         smoothed.certify(x * math.nan)
-    with pytest.raises(ValueError, match="precision: wanted 'fp32' for a purified, smoothed or other model"):
+    with pytest.raises(
+        ValueError, match="precision: wanted 'fp32' for a model behind a defence, or another that draws by name"
+    ):
         fa.PGD(smoothed, eps=0.1, precision="bf16")(x, torch.zeros(6, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"sample_ids: wanted numbers in 0 \.\. 2\*\*31 - 1, got -1 to 4"):
         smoothed.certify(x, sample_ids=torch.arange(6) - 1)
