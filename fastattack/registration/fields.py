@@ -1,7 +1,7 @@
 """Displacement fields: warping, composition, exponential, Jacobian determinant.
 
-A field u is a tensor (B, d, *spatial) with d = 2 or 3 spatial axes, in voxels: channel k moves along spatial axis k (the
-order of the tensor: rows before columns). It pulls: warped(p) = image(p + u(p)), on the grid of the fixed image.
+A field u is a tensor (B, d, *spatial) with d = 2 or 3 spatial axes, in voxels: channel k moves along spatial axis k (in
+the order of the tensor: rows before columns). It pulls: warped(p) = image(p + u(p)), on the grid of the fixed image.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def exponential(velocity: Tensor, *, steps: int = 7) -> Tensor:
     check_field(velocity, "velocity")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"steps: wanted a whole number >= 0, got {steps!r}")
-    field = velocity / 2**steps
+    field = velocity * 0.5**steps
     for _ in range(steps):
         field = compose(field, field)
     return field
