@@ -5,5 +5,6 @@ model is called with a pair and gives the field (B, d, *spatial) by which the mo
 """
 
 from .fields import compose, exponential, folded, jacobian_determinant, warp
+from .truth import Truth
 
-__all__ = ["compose", "exponential", "folded", "jacobian_determinant", "warp"]
+__all__ = ["Truth", "compose", "exponential", "folded", "jacobian_determinant", "warp"]
