@@ -5,6 +5,23 @@ model is called with a pair and gives the field (B, d, *spatial) by which the mo
 """
 
 from .fields import compose, exponential, folded, jacobian_determinant, warp
+from .landmarks import landmarks
+from .synthetic import PairBatch, Synthetic, smooth_velocity
+from .templates import Subject, brain_template, dipy_slices
 from .truth import Truth
 
-__all__ = ["Truth", "compose", "exponential", "folded", "jacobian_determinant", "warp"]
+__all__ = [
+    "PairBatch",
+    "Subject",
+    "Synthetic",
+    "Truth",
+    "brain_template",
+    "compose",
+    "dipy_slices",
+    "exponential",
+    "folded",
+    "jacobian_determinant",
+    "landmarks",
+    "smooth_velocity",
+    "warp",
+]
