@@ -9,12 +9,14 @@ from .landmarks import landmarks
 from .synthetic import PairBatch, Synthetic, smooth_velocity
 from .templates import Subject, brain_template, dipy_slices
 from .truth import Truth
+from .volumes import Volume, normalise, read_labels, read_pair, read_volume, write_field, write_volume
 
 __all__ = [
     "PairBatch",
     "Subject",
     "Synthetic",
     "Truth",
+    "Volume",
     "brain_template",
     "compose",
     "dipy_slices",
@@ -22,6 +24,12 @@ __all__ = [
     "folded",
     "jacobian_determinant",
     "landmarks",
+    "normalise",
+    "read_labels",
+    "read_pair",
+    "read_volume",
     "smooth_velocity",
     "warp",
+    "write_field",
+    "write_volume",
 ]
