@@ -5,28 +5,46 @@ model is called with a pair and gives the field (B, d, *spatial) by which the mo
 """
 
 from .fields import compose, exponential, folded, jacobian_determinant, warp
+from .landmarks import landmarks
 from .measures import Measures, displacement_at, measure
 from .overlap import dice, soft_dice, warp_labels
 from .similarity import local_correlation, mind_ssc, nmi
 from .smoothness import bending_energy, gradient_penalty
+from .synthetic import PairBatch, Synthetic, smooth_velocity
+from .templates import Subject, brain_template, dipy_slices
 from .truth import Truth
+from .volumes import Volume, normalise, read_labels, read_pair, read_volume, write_field, write_volume
 
 __all__ = [
     "Measures",
+    "PairBatch",
+    "Subject",
+    "Synthetic",
     "Truth",
+    "Volume",
     "bending_energy",
+    "brain_template",
     "compose",
     "dice",
+    "dipy_slices",
     "displacement_at",
     "exponential",
     "folded",
     "gradient_penalty",
     "jacobian_determinant",
+    "landmarks",
     "local_correlation",
     "measure",
     "mind_ssc",
     "nmi",
+    "normalise",
+    "read_labels",
+    "read_pair",
+    "read_volume",
+    "smooth_velocity",
     "soft_dice",
     "warp",
     "warp_labels",
+    "write_field",
+    "write_volume",
 ]
