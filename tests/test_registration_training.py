@@ -237,9 +237,9 @@ def test_training_brings_the_field_near_the_true_one_and_says_so(tmp_path: Path)
     truth = truth_of(2)
     model, check = fa.models.LLMMorph(width=4, levels=2, blocks=1, heads=2), r.RegistrationValidation(truth=truth)
     before = check(model)["valid"]
-    state, data = torch.get_rng_state(), r.PairBatches(truth, batch=2, steps_per_epoch=12)
+    state, data = torch.get_rng_state(), r.PairBatches(truth, batch=2, steps_per_epoch=18)
     loss = r.RegistrationLoss(similarity=None, smoothness=0, supervised=1.0)
-    config = TrainConfig(steps=24, lr=2e-2, clip=None)
+    config = TrainConfig(steps=36, lr=1e-2, clip=None)
     result = r.train_registration(
         model, data, config, out=tmp_path, loss=loss, validation=check, progress=False
     )  # fmt: skip
