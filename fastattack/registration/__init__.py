@@ -4,6 +4,9 @@ A pair is a tensor (B, 2, *spatial), channel 0 the moving image, channel 1 the f
 model is called with a pair and gives the field (B, d, *spatial) by which the moving image becomes the fixed one.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .fields import compose, exponential, folded, jacobian_determinant, warp
 from .landmarks import landmarks
 from .measures import Measures, displacement_at, measure
@@ -16,12 +19,18 @@ from .truth import Truth
 from .volumes import Volume, normalise, read_labels, read_pair, read_volume, write_field, write_volume
 
 __all__ = [
+    "ImageBatches",
     "Measures",
     "PairBatch",
+    "PairBatches",
+    "RegistrationLoss",
+    "RegistrationValidation",
     "Subject",
     "Synthetic",
     "Truth",
     "Volume",
+    "as_given",
+    "batches",
     "bending_energy",
     "brain_template",
     "compose",
@@ -34,6 +43,7 @@ __all__ = [
     "jacobian_determinant",
     "landmarks",
     "local_correlation",
+    "losses",
     "measure",
     "mind_ssc",
     "nmi",
@@ -43,6 +53,9 @@ __all__ = [
     "read_volume",
     "smooth_velocity",
     "soft_dice",
+    "synthesised",
+    "train_registration",
+    "training",
     "warp",
     "warp_labels",
     "write_field",
