@@ -4,7 +4,52 @@ A pair is a tensor (B, 2, *spatial), channel 0 the moving image, channel 1 the f
 model is called with a pair and gives the field (B, d, *spatial) by which the moving image becomes the fixed one.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .fields import compose, exponential, folded, jacobian_determinant, warp
 from .truth import Truth
 
-__all__ = ["Truth", "compose", "exponential", "folded", "jacobian_determinant", "warp"]
+if TYPE_CHECKING:
+    from .attacking import RegistrationAttack, attack_registration
+    from .harm import Harm, fields_of, harm_of
+    from .sides import one_side
+    from .transferring import RegistrationTransfer, transfer
+    from .universals import UniversalRegistration, universal
+
+__all__ = [
+    "Harm",
+    "RegistrationAttack",
+    "RegistrationTransfer",
+    "Truth",
+    "UniversalRegistration",
+    "attack_registration",
+    "compose",
+    "exponential",
+    "fields_of",
+    "folded",
+    "harm_of",
+    "jacobian_determinant",
+    "one_side",
+    "transfer",
+    "universal",
+    "warp",
+]
+
+_LATER = {
+    "attacking": "RegistrationAttack attack_registration",
+    "harm": "Harm fields_of harm_of",
+    "sides": "one_side",
+    "transferring": "RegistrationTransfer transfer",
+    "universals": "UniversalRegistration universal",
+}
+_HOMES = {name: module for module, names in _LATER.items() for name in names.split()}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Attacks come when they are first used: objectives and models, which they need, import fields from here."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        return globals()[name]
