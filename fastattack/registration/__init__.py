@@ -8,6 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .fields import compose, exponential, folded, jacobian_determinant, warp
+from .measures import Measures, displacement_at, measure
+from .overlap import dice, soft_dice, warp_labels
+from .similarity import local_correlation, mind_ssc, nmi
+from .smoothness import bending_energy, gradient_penalty
 from .truth import Truth
 
 if TYPE_CHECKING:
@@ -19,21 +23,32 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Harm",
+    "Measures",
     "RegistrationAttack",
     "RegistrationTransfer",
     "Truth",
     "UniversalRegistration",
     "attack_registration",
+    "bending_energy",
     "compose",
+    "dice",
+    "displacement_at",
     "exponential",
     "fields_of",
     "folded",
+    "gradient_penalty",
     "harm_of",
     "jacobian_determinant",
+    "local_correlation",
+    "measure",
+    "mind_ssc",
+    "nmi",
     "one_side",
+    "soft_dice",
     "transfer",
     "universal",
     "warp",
+    "warp_labels",
 ]
 
 _LATER = {
