@@ -75,12 +75,12 @@ def worst(model: Linear, pair: Tensor, truth: Truth, side: str, dual: Any) -> np
     """The largest error in the ball, in float64 NumPy: each attacked number moves away from its true one by eps |w|."""
     assert truth.field is not None
     weight, x = model.weight.detach().double().numpy(), pair.double().numpy()
-    true = truth.field.double().flatten(2)[:, :2, 0].numpy()
-    apart = np.abs((x * weight).reshape(len(x), 2, -1).sum(2) - true)
+    true = truth.field.double().flatten(2)[:, :, 0].numpy()
+    apart = np.abs((x * weight).reshape(len(x), 2, -1).sum(2) - true[:, :2])
     for channel, name in enumerate(("moving", "fixed")):
         if side in (name, "both"):
             apart[:, channel] += EPS * dual(weight[channel].ravel())
-    return np.sqrt((apart**2).sum(1))
+    return np.sqrt((apart**2).sum(1) + (true[:, 2:] ** 2).sum(1))  # in 3D the third number is 0
 
 
 def run(model: Any, pair: Tensor, truth: Truth | None, **options: Any) -> Any:
@@ -109,15 +109,15 @@ def test_the_worst_perturbation_of_a_linear_model_is_found(side: str, spatial: t
 def test_of_other_balls_too(norm: str, dual: Any) -> None:
     pair, model = pairs(), Linear(2)
     truth = truth_of(pair)
-    options = {"sparsity": 1e-6, "step": EPS} if norm == "l1" else {}
-    found = run(model, pair, truth, side="moving", norm=norm, steps=20, **options)
+    options = {"sparsity": 1e-6} if norm == "l1" else {}
+    found = run(model, pair, truth, side="moving", norm=norm, steps=20, step=EPS, **options)
     assert np.allclose(found.harm.after.field_error.numpy(), worst(model, pair, truth, "moving", dual), rtol=1e-4)
 
 
 def test_zero_mean_takes_what_is_left_of_the_weights() -> None:
     pair, model = pairs(), Linear(2)
     truth = truth_of(pair)
-    found = run(model, pair, truth, side="fixed", norm="l2", zero_mean=True, steps=20)
+    found = run(model, pair, truth, side="fixed", norm="l2", zero_mean=True, steps=20, step=EPS)
     want = worst(model, pair, truth, "fixed", lambda w: np.sqrt(((w - w.mean()) ** 2).sum()))
     assert np.allclose(found.harm.after.field_error.numpy(), want, rtol=1e-4)
     assert (found.adversarial - pair)[:, 1].flatten(1).double().mean(1).abs().max() < 1e-7
@@ -126,7 +126,7 @@ def test_zero_mean_takes_what_is_left_of_the_weights() -> None:
 @pytest.mark.parametrize("side", ["moving", "both"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_noise_of_what_is_attacked_keeps_mean_and_norm(side: str, norm: str) -> None:
-    clean, model = pairs(), Small()
+    clean, model = pairs(), Linear(2)
     noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(4))
     eps = EPS if norm == "linf" else 0.3
     found = run(model, noisy, truth_of(noisy), side=side, norm=norm, eps=eps, preserve_noise=True, clean=clean)
@@ -248,7 +248,7 @@ def test_several_models_at_once(ensemble: Any, side: str) -> None:
     errors = torch.stack([h.after.field_error for h in found.harms.values()])
     if ensemble in ("mean", "max", "min"):
         wanted = {"mean": errors.mean(0), "max": errors.amax(0), "min": errors.amin(0)}[ensemble]
-        assert torch.allclose(found.result.loss, wanted, rtol=1e-3)
+        assert torch.allclose(found.result.loss, wanted, atol=2e-3), "but for the softness of the objective"
     with pytest.raises(ValueError, match="harm: wanted one model, got a, b"):
         _ = found.harm
 
@@ -441,7 +441,7 @@ def test_the_pair_of_a_truth_is_seen_as_the_input_is() -> None:
         ({"clean": torch.zeros(5, 1, SIZE, SIZE)}, "clean: wanted a pair .5, 2, 8, 8. as the attacked one is"),
         ({"mask": torch.ones(3, 3)}, "mask: wanted one that broadcasts to the pair"),
         ({"pair": pairs() + 1}, "input: wanted values inside bounds .0.0, 1.0."),
-        ({"model": lambda x: x[:, :1]}, "model's output: wanted a floating tensor"),
+        ({"model": lambda x: x[:, :1]}, "model: wanted a floating tensor"),
         ({"model": lambda x: x[..., :4]}, "wanted .*shape"),
         ({"epss": 3}, "unknown option 'epss'; did you mean 'eps'"),
     ],

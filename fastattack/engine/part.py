@@ -38,7 +38,7 @@ class Part(nn.Module):
         self.draws = draws_differ(model)
         self.training = getattr(model, "training", False)
         names = torch.arange(len(whole)) if ids is None else ids.detach().cpu()
-        if names.shape != (len(whole),) or names.is_floating_point() or len(names.unique()) != len(whole):
+        if names.shape != (len(whole),) or names.is_floating_point() or len(set(names.tolist())) != len(whole):
             raise ValueError(f"ids: wanted {len(whole)} different whole numbers, got {names.tolist()!r:.80}")
         self.names, self.order = (t.to(whole.device) for t in names.sort())
         self._last: tuple[Tensor, Tensor] | None = None

@@ -97,7 +97,9 @@ def attack_registration(
     check_built(built, side, truth=truth, clean=clean, given=objective, start=start)
     channels = channels_of(side)
     given = {"clean": _like(clean, pair, "clean"), "start": _like(start, pair, "start"), "mask": _over(mask, pair)}
-    called = {name: value[:, channels].contiguous() for name, value in given.items() if value is not None}
+    called: dict[str, Any] = {
+        name: value[:, channels].contiguous() for name, value in given.items() if value is not None
+    }
     called |= {k: v for k, v in (("sample_ids", sample_ids), ("progress", progress)) if v is not None}
     goal, before = goal_of(named, pair, truth, how)
     result = built.run(pair[:, channels].contiguous(), goal, **called)

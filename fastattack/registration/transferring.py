@@ -84,7 +84,7 @@ def transfer(
         for name, model in models.items()
     }
     everyone: dict[str, Model] = {**models, **further}
-    how = {"ids": options.get("sample_ids"), "max_batch": options.get("max_batch")}
+    how: dict[str, Any] = {"ids": options.get("sample_ids"), "max_batch": options.get("max_batch")}
     known = {name: found.harm.field_before for name, found in attacks.items()}
     known |= {name: fields_of(model, pair, **how) for name, model in further.items()}
 
