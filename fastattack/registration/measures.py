@@ -158,7 +158,8 @@ def _lengths(a: Tensor, b: Tensor, truth: Truth, field: Tensor, softened: float)
     apart = (a.to(space.dtype) - b.to(space)) * space.view(len(space), *[1] * (a.dim() - 2), -1)
     if softened:
         return (apart.square().sum(-1) + softened**2).sqrt() - softened
-    return torch.linalg.vector_norm(apart, dim=-1)
+    length: Tensor = torch.linalg.vector_norm(apart, dim=-1)
+    return length
 
 
 def _dice(field: Tensor, truth: Truth) -> Tensor:
@@ -169,4 +170,5 @@ def _dice(field: Tensor, truth: Truth) -> Tensor:
     wanted = labels_of(warped, fixed)
     if not wanted:
         return field.new_full((len(field),), torch.nan)
-    return torch.nanmean(dice(warped, fixed, labels=wanted), 1)
+    mean: Tensor = dice(warped, fixed, labels=wanted).nanmean(1)
+    return mean
