@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..each import named_models
 from ..engine import Models, Progress
 from ..objectives import Objective
 from ..objectives.registration import field_error
-from .harm import Harm, check_truth, fields_of, harm_of
+from .harm import Harm, check_truth, fields_of, harm_of, without_answer
 from .sides import SIDES, channels_of, check_pair, one_side
 from .truth import Truth
 
@@ -71,8 +71,9 @@ def attack_registration(
     Args:
         model: called as model(pair) -> field, or several, in a sequence or mapping, for one attack on all.
         pair: (B, 2, *spatial), moving and fixed.
-        truth: what is known of the pairs. None: the model's own field of the unattacked pair stands for the true one,
-            so that the attack moves the field away from there; for one model alone.
+        truth: what is known of the pairs. None, or one without field, landmarks and labels: the model's own field of
+            the unattacked pair stands for the true one, and the attack moves the field away from there; for one model
+            alone.
         side: "moving", "fixed" or "both".
         attack: makes the attack: a class such as fa.PGD, fa.APGD, fa.Square (no gradient), or a function.
         objective: what to climb; None: fa.objectives.registration.field_error().
@@ -88,20 +89,20 @@ def attack_registration(
         MemoryError: as for `Attack.run`.
     """
     check_pair(pair)
-    named, several = models_by_name(model)
-    victim = victims(named, pair, side, sample_ids) if several else sided(named[ONLY], pair, side, sample_ids)
+    known = check_truth(truth, pair)
+    named, victim = victim_of(model, pair, side, sample_ids)
     built = build(attack, victim, objective, options)
     how: dict[str, Any] = {
         "ids": sample_ids, "eval_mode": built.schedule.eval_mode, "max_batch": size_of(built),
     }  # fmt: skip
-    check_built(built, side, truth=truth, clean=clean, given=objective, start=start)
+    check_built(built, side, truth=known, clean=clean, given=objective, start=start)
     channels = channels_of(side)
     given = {"clean": _like(clean, pair, "clean"), "start": _like(start, pair, "start"), "mask": _over(mask, pair)}
     called: dict[str, Any] = {
         name: value[:, channels].contiguous() for name, value in given.items() if value is not None
     }
     called |= {k: v for k, v in (("sample_ids", sample_ids), ("progress", progress)) if v is not None}
-    goal, before = goal_of(named, pair, truth, how)
+    goal, before = goal_of(named, pair, known, how)
     result = built.run(pair[:, channels].contiguous(), goal, **called)
     adversarial = pair.detach().clone()
     adversarial[:, channels] = result.adversarial
@@ -130,19 +131,13 @@ def _over(mask: Any, pair: Tensor) -> Tensor | None:
 # -- what attacks share ------------------------------------------------------------------------------------------------
 
 
-def models_by_name(model: Models) -> tuple[dict[str, Any], bool]:
-    """The models by name, and whether they came as several."""
+def victim_of(model: Models, pair: Tensor, side: str, ids: Tensor | None = None) -> tuple[dict[str, Any], Any]:
+    """The models by name; and what an attack on this side is made with: one model, or several by name."""
     several = isinstance(model, (Mapping, Sequence, nn.ModuleDict, nn.ModuleList))
-    return ({str(k): v for k, v in named_models(model).items()}, True) if several else ({ONLY: model}, False)
-
-
-def sided(model: Any, pair: Tensor, side: str, ids: Tensor | None = None) -> Any:
-    """What an attack on this side is called with: the model itself for both."""
-    return model if channels_of(side) == SIDES["both"] else one_side(model, pair, side, ids=ids)
-
-
-def victims(named: Mapping[str, Any], pair: Tensor, side: str, ids: Tensor | None = None) -> dict[str, Any]:
-    return {name: sided(one, pair, side, ids) for name, one in named.items()}
+    named: dict[str, Any] = {str(k): v for k, v in named_models(model).items()} if several else {ONLY: model}
+    both = channels_of(side) == SIDES["both"]
+    sided = {name: one if both else one_side(one, pair, side, ids=ids) for name, one in named.items()}
+    return named, sided if several else sided[ONLY]
 
 
 def build(attack: Craft, victim: Any, objective: Objective | None, options: dict[str, Any]) -> Attack:
@@ -162,20 +157,20 @@ def size_of(built: Attack) -> int | None:
 
 
 def goal_of(
-    named: Mapping[str, Any], pair: Tensor, truth: Truth | None, how: dict[str, Any]
+    named: Mapping[str, Any], pair: Tensor, known: Truth, how: dict[str, Any]
 ) -> tuple[Truth, dict[str, Tensor]]:
     """What is climbed away from, and fields of the unattacked pairs that are known by it."""
-    if truth is not None:
-        return check_truth(truth, pair), {}
+    if not without_answer(known):
+        return known, {}
     if len(named) != 1:
         raise ValueError(f"truth: wanted what is known of the pairs for {len(named)} models, each with another field")
     name, one = next(iter(named.items()))
     before = fields_of(one, pair, **how)
-    return Truth(field=before), {name: before}
+    return replace(known, field=before), {name: before}
 
 
 def check_built(
-    built: Attack, side: str, *, truth: Truth | None, clean: Tensor | None, given: Objective | None,
+    built: Attack, side: str, *, truth: Truth, clean: Tensor | None, given: Objective | None,
     start: Tensor | None,
 ) -> None:  # fmt: skip
     """Raises ValueError for an attack that would do something else than it says."""
@@ -188,7 +183,7 @@ def check_built(
         )
     kind = built.rule.func if isinstance(built.rule, partial) else built.rule
     climbs = getattr(kind, "needs_gradient", True) and start is None and not built.schedule.random_start
-    if truth is None and given is None and climbs:
+    if without_answer(truth) and given is None and climbs:
         raise ValueError(
             f"truth: wanted what is known of the pairs for {type(built).__name__}, which begins at the pair itself, "
             "where the distance to the model's own field has no slope; got None"

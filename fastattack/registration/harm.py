@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -81,12 +81,19 @@ def fields_of(
     return out
 
 
+def without_answer(truth: Truth) -> bool:
+    """Nothing is known that fields could be measured by."""
+    return all(getattr(truth, name) is None for name in ("field", "landmarks", "labels_moving", "labels_fixed"))
+
+
 def check_truth(truth: Any, pair: Tensor) -> Truth:
-    """A constant with a row for each pair, on its device.
+    """A constant with a row for each pair, on its device; an empty one for None.
 
     Raises:
         TypeError, ValueError: it is none; names the part.
     """
+    if truth is None:
+        return Truth()
     if not isinstance(truth, Truth):
         raise TypeError(f"truth: wanted a fa.registration.Truth or None, got {type(truth).__name__}")
     for part in fields(truth):
@@ -118,7 +125,8 @@ def harm_of(
     Args:
         model: called as model(pair) -> field.
         pair, adversarial: (B, 2, *spatial), before and after.
-        truth: what is known of the pairs; None: the model's own field of ``pair``.
+        truth: what is known of the pairs; None, or one without field, landmarks and labels: the model's own field of
+            ``pair`` stands for the true one.
         ids, eval_mode, max_batch: see `fields_of`.
         field_before: the model's field of ``pair``, where it is known.
 
@@ -130,6 +138,7 @@ def harm_of(
         raise ValueError(f"adversarial: wanted {tuple(pair.shape)} as the pairs are, got {tuple(adversarial.shape)}")
     options: dict[str, Any] = {"ids": ids, "eval_mode": eval_mode, "max_batch": max_batch}
     before = fields_of(model, pair, **options) if field_before is None else field_before
-    known = Truth(field=before) if truth is None else check_truth(truth, pair)
+    known = check_truth(truth, pair)
+    known = replace(known, field=before) if without_answer(known) else known
     after = fields_of(model, adversarial, **options)
     return Harm(before, after, measure(before, known), measure(after, known), known)

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..attacks import Universal
 from ..engine import Models, Progress
 from ..objectives import Objective
-from .attacking import ONLY, build, check_built, goal_of, models_by_name, sided, size_of, victims
+from .attacking import build, check_built, goal_of, size_of, victim_of
+from .harm import check_truth
 from .sides import channels_of, check_pair
 from .truth import Truth
 
@@ -79,12 +80,12 @@ def universal(
         NonFiniteError: NaN or infinity on the way.
     """
     check_pair(pair)
-    named, several = models_by_name(model)
-    victim = victims(named, pair, side) if several else sided(named[ONLY], pair, side)
+    known = check_truth(truth, pair)
+    named, victim = victim_of(model, pair, side)
     built = build(Universal, victim, objective, options)
     assert isinstance(built, Universal), "made by its class"
-    goal, _ = goal_of(named, pair, truth, {"max_batch": size_of(built)})
-    check_built(built, side, truth=truth, clean=None, given=objective, start=None)
+    check_built(built, side, truth=known, clean=None, given=objective, start=None)
+    goal, _ = goal_of(named, pair, known, {"max_batch": size_of(built)})
     channels = channels_of(side)
     found = built.fit(pair[:, channels].contiguous(), goal, progress=progress)
     whole = torch.zeros_like(pair[:1])
