@@ -18,6 +18,16 @@ from .templates import Subject, brain_template, dipy_slices
 from .truth import Truth
 from .volumes import Volume, normalise, read_labels, read_pair, read_volume, write_field, write_volume
 
+if TYPE_CHECKING:
+    from .attacking import RegistrationAttack, attack_registration
+    from .batches import ImageBatches, PairBatches
+    from .harm import Harm, fields_of, harm_of
+    from .losses import RegistrationLoss
+    from .sides import one_side
+    from .training import RegistrationValidation, as_given, synthesised, train_registration
+    from .transferring import RegistrationTransfer, transfer
+    from .universals import UniversalRegistration, universal
+
 __all__ = [
     "Harm",
     "ImageBatches",
@@ -35,8 +45,6 @@ __all__ = [
     "Volume",
     "as_given",
     "attack_registration",
-    "attacking",
-    "batches",
     "bending_energy",
     "brain_template",
     "compose",
@@ -47,12 +55,10 @@ __all__ = [
     "fields_of",
     "folded",
     "gradient_penalty",
-    "harm",
     "harm_of",
     "jacobian_determinant",
     "landmarks",
     "local_correlation",
-    "losses",
     "measure",
     "mind_ssc",
     "nmi",
@@ -61,18 +67,34 @@ __all__ = [
     "read_labels",
     "read_pair",
     "read_volume",
-    "sides",
     "smooth_velocity",
     "soft_dice",
     "synthesised",
     "train_registration",
-    "training",
     "transfer",
-    "transferring",
     "universal",
-    "universals",
     "warp",
     "warp_labels",
     "write_field",
     "write_volume",
 ]
+
+_LATER = {  # what attacks and trains: it needs objectives and models, which need the fields and measures above
+    "attacking": "RegistrationAttack attack_registration",
+    "batches": "ImageBatches PairBatches",
+    "harm": "Harm fields_of harm_of",
+    "losses": "RegistrationLoss",
+    "sides": "one_side",
+    "training": "RegistrationValidation as_given synthesised train_registration",
+    "transferring": "RegistrationTransfer transfer",
+    "universals": "UniversalRegistration universal",
+}
+_HOMES = {name: module for module, names in _LATER.items() for name in names.split()}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        return globals()[name]
