@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -68,6 +69,51 @@ def test_heads_count_in_voxels_of_their_scale_and_fields_are_composed(dims, fine
     field = model(pairs(dims))
     expected = want.reshape(1, dims, *[1] * dims).expand_as(field)
     torch.testing.assert_close(field, expected, rtol=1e-5, atol=1e-5)
+
+
+class Said(nn.Module):
+    """A head that says what it is told, and keeps what it saw."""
+
+    def __init__(self, field: torch.Tensor) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = x
+        return self.field.expand(x.shape[0], *self.field.shape)
+
+
+def test_a_finer_field_acts_on_what_the_coarser_one_has_warped():
+    """Linear fields A p and B p, which do not commute: moving(q + A q) at q = p + B p, so u = B p + A (p + B p)."""
+    a, b = torch.tensor([[0.0, 0.1], [0.0, 0.05]]), torch.tensor([[0.05, 0.0], [-0.1, 0.0]])
+    model = LLMMorph(finest=1, diffeomorphic=False, **SMALL)
+    fine = torch.stack(torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij"))
+    coarse = torch.stack(torch.meshgrid(*[2 * torch.arange(12.0) + 0.5] * 2, indexing="ij"))  # in fine voxels
+    model.heads[1] = Said(torch.einsum("ik,khw->ihw", a, coarse) / 2)
+    model.heads[0] = Said(torch.einsum("ik,khw->ihw", b, fine))
+    moved = fine + torch.einsum("ik,khw->ihw", b, fine)
+    want = moved - fine + torch.einsum("ik,khw->ihw", a, moved)
+    inside = (slice(None), slice(None), slice(3, 20), slice(3, 20))
+    torch.testing.assert_close(model(pairs(2, size=(24, 24)))[inside], want.expand(2, -1, -1, -1)[inside])
+
+
+def test_a_head_sees_the_moving_features_where_the_coarser_field_says():
+    """One coarse voxel along the rows is two fine ones."""
+    model, x = LLMMorph(finest=1, **SMALL), pairs(2, size=(12, 16))
+    model.heads[1] = Said(torch.tensor([1.0, 0.0])[:, None, None].expand(2, 6, 8))
+    model.heads[0] = Said(torch.zeros(2, 12, 16))
+    model(x)
+    moving, fixed = model.encoders[0](x[:, :1])[0], model.encoders[1](x[:, 1:])[0]
+    seen = model.heads[0].seen
+    torch.testing.assert_close(seen[:, :4, :-2], moving[:, :, 2:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen[:, 4:8], fixed)
+
+
+def test_odd_sizes_go_on_in_their_mirror_image():
+    model, x = made(), pairs(2)  # 13 x 18, multiples of 4
+    longer = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (0, 3), (0, 2)), mode="reflect"))
+    assert model.multiple == 4
+    torch.testing.assert_close(model(x), model(longer)[..., :13, :18], rtol=0, atol=0)
 
 
 def test_a_finer_grid_lies_in_the_middle_of_the_coarse_voxels():

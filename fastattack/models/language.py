@@ -144,7 +144,8 @@ def open_language(
         lora: None: no LoRA, nothing is to be trained.
         causal: False: all tokens see each other, by a mask of four dimensions. Whether the model follows it is checked
             when it is opened. With transformers 5.24 these do: Llama, Mistral, Qwen2, Gemma, Gemma 2, Phi, GPT-2,
-            GPT-J, GPT-NeoX and OPT; BLOOM and GPT-Neo do not. True: the model's own mask.
+            GPT-J, GPT-NeoX and OPT; BLOOM and GPT-Neo do not; with 4.48 GPT-2 and OPT do not either. True: the model's
+            own mask.
         seed: of LoRA's first weights.
 
     Raises:
@@ -185,7 +186,7 @@ def build_language(config: dict[str, Any]) -> nn.Module:
     require("transformers", what=WHAT, extra=EXTRA)
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    rest = dict(config)
+    rest = {k: v for k, v in config.items() if not k.startswith("_")}  # else transformers 4 thinks its work is done
     with random_state(torch.device("cpu")):
         wanted = AutoConfig.for_model(rest.pop("model_type"), **rest)
         return AutoModelForCausalLM.from_config(wanted)  # type: ignore[no-any-return]
