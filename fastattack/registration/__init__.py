@@ -16,49 +16,70 @@ from .smoothness import bending_energy, gradient_penalty
 from .synthetic import PairBatch, Synthetic, smooth_velocity
 from .templates import Subject, brain_template, dipy_slices
 from .truth import Truth
+from .volumes import Volume, normalise, read_labels, read_pair, read_volume, write_field, write_volume
 
 if TYPE_CHECKING:
     from .batches import ImageBatches, PairBatches
     from .losses import RegistrationLoss
+    from .opening import OpenedRegistration, open_registration
+    from .pictures import checkerboard, determinant_picture, grid_picture
+    from .registering import Registered, register
     from .training import RegistrationValidation, as_given, synthesised, train_registration
 
 __all__ = [
     "ImageBatches",
     "Measures",
+    "OpenedRegistration",
     "PairBatch",
     "PairBatches",
+    "Registered",
     "RegistrationLoss",
     "RegistrationValidation",
     "Subject",
     "Synthetic",
     "Truth",
+    "Volume",
     "as_given",
     "bending_energy",
     "brain_template",
+    "checkerboard",
     "compose",
+    "determinant_picture",
     "dice",
     "dipy_slices",
     "displacement_at",
     "exponential",
     "folded",
     "gradient_penalty",
+    "grid_picture",
     "jacobian_determinant",
     "landmarks",
     "local_correlation",
     "measure",
     "mind_ssc",
     "nmi",
+    "normalise",
+    "open_registration",
+    "read_labels",
+    "read_pair",
+    "read_volume",
+    "register",
     "smooth_velocity",
     "soft_dice",
     "synthesised",
     "train_registration",
     "warp",
     "warp_labels",
+    "write_field",
+    "write_volume",
 ]
 
 _LATE = {  # what attacks and trains, which import objectives, which import the measures above
     "batches": "ImageBatches PairBatches",
     "losses": "RegistrationLoss",
+    "opening": "OpenedRegistration open_registration",
+    "pictures": "checkerboard determinant_picture grid_picture",
+    "registering": "Registered register",
     "training": "RegistrationValidation as_given synthesised train_registration",
 }
 _HOMES = {name: module for module, names in _LATE.items() for name in names.split()}
