@@ -8,11 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .fields import compose, exponential, folded, jacobian_determinant, warp
+from .landmarks import landmarks
 from .measures import Measures, displacement_at, measure
 from .overlap import dice, soft_dice, warp_labels
 from .similarity import local_correlation, mind_ssc, nmi
 from .smoothness import bending_energy, gradient_penalty
+from .synthetic import PairBatch, Synthetic, smooth_velocity
+from .templates import Subject, brain_template, dipy_slices
 from .truth import Truth
+from .volumes import Volume, normalise, read_labels, read_pair, read_volume, write_field, write_volume
 
 if TYPE_CHECKING:
     from .attacking import RegistrationAttack, attack_registration
@@ -24,14 +28,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Harm",
     "Measures",
+    "PairBatch",
     "RegistrationAttack",
     "RegistrationTransfer",
+    "Subject",
+    "Synthetic",
     "Truth",
     "UniversalRegistration",
+    "Volume",
     "attack_registration",
     "bending_energy",
+    "brain_template",
     "compose",
     "dice",
+    "dipy_slices",
     "displacement_at",
     "exponential",
     "fields_of",
@@ -39,16 +49,24 @@ __all__ = [
     "gradient_penalty",
     "harm_of",
     "jacobian_determinant",
+    "landmarks",
     "local_correlation",
     "measure",
     "mind_ssc",
     "nmi",
+    "normalise",
     "one_side",
+    "read_labels",
+    "read_pair",
+    "read_volume",
+    "smooth_velocity",
     "soft_dice",
     "transfer",
     "universal",
     "warp",
     "warp_labels",
+    "write_field",
+    "write_volume",
 ]
 
 _LATER = {
