@@ -78,8 +78,8 @@ class RegistrationConfig:
     @property
     def job(self) -> JobConfig:
         """What the attack itself is told."""
-        own = {k: v for k, v in asdict(self).items() if k not in ("side", "objective", "sigma")}
-        return JobConfig(**own, **({} if self.sigma is None else {"sigma": self.sigma}))
+        own = {k: v for k, v in asdict(self).items() if k not in ("side", "objective")}
+        return JobConfig(**(own | ({"sigma": 25.0} if self.sigma is None else {})))  # which no attack but that on noise reads
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ def attack(
     common: dict[str, Any] = {
         "sigma": None if sigma is None else parse_number(sigma, "sigma"), "eps": parse_number(eps, "eps"),
         "steps": steps, "step": None if step is None else parse_number(step, "step"), "norm": norm,
-        "restarts": restarts, "seed": seed, "max_batch": max_batch, "device": device, "backend": backend, "precision": precision,
+        "restarts": restarts, "seed": seed, "max_batch": max_batch, "device": device, "backend": backend,
+        "precision": precision,
     }  # fmt: skip
     told = (moving, fixed, labels_moving, labels_fixed, side, objective, language)
     of_pairs = _given(OF_REGISTRATION, told)

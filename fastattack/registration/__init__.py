@@ -20,26 +20,41 @@ from .volumes import Volume, normalise, read_labels, read_pair, read_volume, wri
 
 if TYPE_CHECKING:
     from .attacking import RegistrationAttack, attack_registration
+    from .batches import ImageBatches, PairBatches
     from .harm import Harm, fields_of, harm_of
+    from .losses import RegistrationLoss
+    from .opening import OpenedRegistration, open_registration
+    from .pictures import checkerboard, determinant_picture, grid_picture
+    from .registering import Registered, register
     from .sides import one_side
+    from .training import RegistrationValidation, as_given, synthesised, train_registration
     from .transferring import RegistrationTransfer, transfer
     from .universals import UniversalRegistration, universal
 
 __all__ = [
     "Harm",
+    "ImageBatches",
     "Measures",
+    "OpenedRegistration",
     "PairBatch",
+    "PairBatches",
+    "Registered",
     "RegistrationAttack",
+    "RegistrationLoss",
     "RegistrationTransfer",
+    "RegistrationValidation",
     "Subject",
     "Synthetic",
     "Truth",
     "UniversalRegistration",
     "Volume",
+    "as_given",
     "attack_registration",
     "bending_energy",
     "brain_template",
+    "checkerboard",
     "compose",
+    "determinant_picture",
     "dice",
     "dipy_slices",
     "displacement_at",
@@ -47,6 +62,7 @@ __all__ = [
     "fields_of",
     "folded",
     "gradient_penalty",
+    "grid_picture",
     "harm_of",
     "jacobian_determinant",
     "landmarks",
@@ -56,11 +72,15 @@ __all__ = [
     "nmi",
     "normalise",
     "one_side",
+    "open_registration",
     "read_labels",
     "read_pair",
     "read_volume",
+    "register",
     "smooth_velocity",
     "soft_dice",
+    "synthesised",
+    "train_registration",
     "transfer",
     "universal",
     "warp",
@@ -69,20 +89,26 @@ __all__ = [
     "write_volume",
 ]
 
-_LATER = {
+_LATE = {  # what attacks and trains, which import objectives, which import the measures above
     "attacking": "RegistrationAttack attack_registration",
+    "batches": "ImageBatches PairBatches",
     "harm": "Harm fields_of harm_of",
+    "losses": "RegistrationLoss",
+    "opening": "OpenedRegistration open_registration",
+    "pictures": "checkerboard determinant_picture grid_picture",
+    "registering": "Registered register",
     "sides": "one_side",
+    "training": "RegistrationValidation as_given synthesised train_registration",
     "transferring": "RegistrationTransfer transfer",
     "universals": "UniversalRegistration universal",
 }
-_HOMES = {name: module for module, names in _LATER.items() for name in names.split()}
+_HOMES = {name: module for module, names in _LATE.items() for name in names.split()}
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Attacks come when they are first used: objectives and models, which they need, import fields from here."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-        return globals()[name]
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value

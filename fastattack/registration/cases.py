@@ -61,7 +61,7 @@ def synthetic_cases(data: Sequence[Path], *, seed: int, options: Synthetic | Non
     images = find_images([path for path in data if path not in volumes]) if len(volumes) < len(data) else []
     if volumes and images:
         raise ValueError("data: wanted NIfTI files or image files, got both")
-    cases = []
+    cases: list[Case] = []
     for number, path in enumerate([*volumes, *images]):
         if volumes:
             volume = normalise(read_volume(path))
