@@ -79,7 +79,7 @@ class RegistrationConfig:
     def job(self) -> JobConfig:
         """What the attack itself is told."""
         own = {k: v for k, v in asdict(self).items() if k not in ("side", "objective")}
-        return JobConfig(**(own | ({"sigma": 25.0} if self.sigma is None else {})))  # which no attack but that on noise reads
+        return JobConfig(**(own | ({"sigma": 25.0} if self.sigma is None else {})))
 
 
 @dataclass(frozen=True)
