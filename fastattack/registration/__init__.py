@@ -89,7 +89,7 @@ __all__ = [
     "write_volume",
 ]
 
-_LATE = {  # what attacks and trains, which import objectives, which import the measures above
+_LATER = {  # what attacks and trains: it needs objectives and models, which need the fields and measures above
     "attacking": "RegistrationAttack attack_registration",
     "batches": "ImageBatches PairBatches",
     "harm": "Harm fields_of harm_of",
@@ -102,13 +102,12 @@ _LATE = {  # what attacks and trains, which import objectives, which import the 
     "transferring": "RegistrationTransfer transfer",
     "universals": "UniversalRegistration universal",
 }
-_HOMES = {name: module for module, names in _LATE.items() for name in names.split()}
+_HOMES = {name: module for module, names in _LATER.items() for name in names.split()}
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-        globals()[name] = value
-        return value
+        globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        return globals()[name]
