@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .fields import check_field, folded, jacobian_determinant
+from .fields import check_field, folded
 
 _INK, _FOLD = (0.10, 0.20, 0.45), (0.85, 0.10, 0.10)
 _LESS, _MORE = (0.13, 0.40, 0.67), (0.90, 0.55, 0.15)
@@ -31,13 +31,14 @@ def checkerboard(a: Tensor, b: Tensor, *, tiles: int = 8) -> Tensor:
     return torch.where(second, b, a).float().clamp(0, 1).expand(3, -1, -1).clone()
 
 
-def grid_picture(field: Tensor, *, step: float | None = None, zoom: int = 1) -> Tensor:
+def grid_picture(field: Tensor, *, step: float | None = None, zoom: int = 1, folds: Tensor | None = None) -> Tensor:
     """Where the lines of a regular grid of the moving image come to lie: ink on white, and red where the field folds.
 
     Args:
         field: (2, H, W), in voxels.
         step: voxels between two lines; None: 16 lines along the longer edge.
         zoom: pixels for a voxel.
+        folds: (H, W) bool, what is red; None: where these two components fold. A slice of 3D folds by all three.
 
     Raises:
         TypeError, ValueError: no such field, or a step or zoom that cannot be.
@@ -57,25 +58,24 @@ def grid_picture(field: Tensor, *, step: float | None = None, zoom: int = 1) -> 
         slope = torch.stack(torch.gradient(place)).norm(dim=0).clamp(min=1e-6)
         apart = ((place + step / 2).remainder(step) - step / 2).abs() / slope  # in pixels
         ink = torch.maximum(ink, (1.1 - apart).clamp(0, 1))
-    red = enlarged(folded(u[None])[0].double()[None], zoom)[0]
+    red = enlarged((folded(u[None])[0] if folds is None else folds).double(), zoom)
     picture = 1 - ink * (1 - _colour(_INK, ink))
     return (picture * (1 - 0.7 * red) + 0.7 * red * _colour(_FOLD, ink)).float()
 
 
-def determinant_picture(field: Tensor, *, zoom: int = 1) -> Tensor:
-    """The Jacobian determinant: white at 1, blue where space shrinks, orange where it grows to twice and beyond; red
-    where the field folds.
+def determinant_picture(determinant: Tensor, folds: Tensor, *, zoom: int = 1) -> Tensor:
+    """White at 1, blue where space shrinks, orange where it grows, to twice and beyond; red where it folds.
 
     Args:
-        field: (2, H, W) or a slice's (`middle_fields`), in voxels. zoom: pixels for a voxel.
+        determinant: (H, W), of the Jacobian. folds: (H, W) bool. zoom: pixels for a voxel.
+
+    Raises:
+        ValueError: shapes that are not those.
     """
-    check_field(field[None])
-    u = field.detach().double()[None]
-    return determinant_colours(jacobian_determinant(u)[0], folded(u)[0], zoom=zoom)
-
-
-def determinant_colours(determinant: Tensor, folds: Tensor, *, zoom: int = 1) -> Tensor:
-    """The colours of `determinant_picture` for determinants (H, W) and bool (H, W)."""
+    if determinant.dim() != 2 or folds.shape != determinant.shape:
+        raise ValueError(
+            f"determinant: wanted (H, W) as folds has, got {tuple(determinant.shape)} and {tuple(folds.shape)}"
+        )
     shrunk, grown = (1 - determinant).clamp(0, 1), (determinant - 1).clamp(0, 1)
     picture = 1 - shrunk * (1 - _colour(_LESS, shrunk)) - grown * (1 - _colour(_MORE, grown))
     return enlarged(torch.where(folds, _colour(_FOLD, shrunk), picture), zoom).float().clamp(0, 1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..images import save_png
 from ..job_register import RegisterResult, lengths
+from ..registration.fields import folded
 from ..registration.pictures import (
     beside,
     checkerboard,
@@ -64,7 +65,11 @@ def pictures(result: RegisterResult) -> dict[str, Tensor]:
     fixed, moving = middle_slices(result.fixed), middle_slices(result.moving)
     warped = middle_slices(result.found.warped[0, 0])
     fields = middle_fields(result.found.field[0])
+    folds = middle_slices(folded(result.found.field)[0])
     zoom = zoom_for(result.fixed.shape)
+    grids = [grid_picture(f, zoom=zoom, folds=at) for f, at in zip(fields, folds, strict=True)]
+    determinants = middle_slices(result.found.determinant[0])
+    stretched = [determinant_picture(d, at, zoom=zoom) for d, at in zip(determinants, folds, strict=True)]
 
     def boards(images: list[Tensor]) -> Tensor:
         found = [enlarged(checkerboard(a, b), zoom) for a, b in zip(images, fixed, strict=True)]
@@ -73,8 +78,8 @@ def pictures(result: RegisterResult) -> dict[str, Tensor]:
     return {
         "checkerboard_before.png": boards(moving),
         "checkerboard.png": boards(warped),
-        "grid.png": beside([grid_picture(f, zoom=zoom) for f in fields], upright=upright),
-        "determinant.png": beside([determinant_picture(f, zoom=zoom) for f in fields], upright=upright),
+        "grid.png": beside(grids, upright=upright),
+        "determinant.png": beside(stretched, upright=upright),
     }
 
 
