@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..job import Row
 from ..job_attack_registration import PairResult, summarise_registration
+from ..registration.fields import folded
 from ..registration.pictures import enlarged, grid_picture, middle_fields, middle_slices, zoom_for
 from .folder import OutputFolder
 from .picture import panel, sheet
@@ -70,25 +71,23 @@ def picture_of(result: PairResult) -> Image.Image:
     change = result.attacked - result.pair
     gain = 0.5 / max(float(change.abs().max()), 1e-12)
     panels = []
-    grids = [middle_fields(field) for field in (result.before, result.after)]
-    for k in range(len(grids[0])):
-        zoom = zoom_for(grids[0][k].shape[1:], _LEAST)
-        for when, images, warped, grid in (
-            ("", result.pair, result.warped_before, grids[0][k]),
-            (", attacked", result.attacked, result.warped_after, grids[1][k]),
+    for k in range(1 if result.before.shape[0] == 2 else 3):
+        for key, images, warped, field in (
+            ("before", result.pair, result.warped_before, result.before),
+            ("after", result.attacked, result.warped_after, result.after),
         ):
-            row = result.row
-            share = row[f"folded_{'after' if when else 'before'}"]
-            moved = 0.5 + gain * change[1 if when else 0]
-            shown = [images[0], images[1], warped[0], moved]
-            titles = [
-                f"moving{when}", f"fixed{when}", f"moving, warped{when}",
-                f"change of {'fixed' if when else 'moving'}, x{gain:.0f}",
-            ]  # fmt: skip
-            cells = [panel(enlarged(middle_slices(image)[k][None], zoom)) for image in shown]
-            cells.insert(3, panel(grid_picture(grid, zoom=zoom)))
-            titles.insert(3, f"grid{when}, folds {100 * share:.2f} %")
-            panels += [(title, "", cell) for title, cell in zip(titles, cells, strict=True)]
+            now, side = ("", "moving") if key == "before" else (", attacked", "fixed")
+            moved = 0.5 + gain * change[int(side == "fixed")]
+            grays = [middle_slices(image)[k] for image in (images[0], images[1], warped[0], moved)]
+            zoom = zoom_for(grays[0].shape, _LEAST)
+            cells = [enlarged(gray[None], zoom) for gray in grays]
+            folds = middle_slices(folded(field[None])[0])[k]
+            cells.insert(3, grid_picture(middle_fields(field)[k], zoom=zoom, folds=folds))
+            titles = (
+                f"moving{now}", f"fixed{now}", f"moving, warped{now}",
+                f"grid{now}, folds {100 * float(result.row[f'folded_{key}']):.2f} %", f"change of {side}, x{gain:.0f}",
+            )  # fmt: skip
+            panels += [(title, "", panel(cell)) for title, cell in zip(titles, cells, strict=True)]
     return _sheet_of_sizes(panels)
 
 
