@@ -29,7 +29,7 @@ def read_images(paths: Sequence[Path]) -> list[Tensor]:
     Raises:
         FileNotFoundError, ValueError, RuntimeError: as for `read_volume`; nothing found, or 2D beside 3D.
     """
-    found = []
+    found: list[Tensor] = []
     for path in _files(paths):
         volume = read_volume(path)
         volume = volume if volume.affine is None else normalise(volume)

@@ -108,7 +108,7 @@ def train_registration(
 def _loss(similarity: str, smoothness: float, supervised: float) -> RegistrationLoss:
     from .. import registration as r
 
-    known = {"mind": r.mind_ssc(), "nmi": r.nmi(), "correlation": r.local_correlation(), "none": None}
+    known: dict[str, Any] = {"mind": r.mind_ssc(), "nmi": r.nmi(), "correlation": r.local_correlation(), "none": None}
     if similarity not in known:
         raise ValueError(f"similarity: wanted one of {', '.join(SIMILARITIES)}, got {similarity!r}")
     return r.RegistrationLoss(similarity=known[similarity], smoothness=smoothness, supervised=supervised)

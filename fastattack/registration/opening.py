@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -90,9 +92,8 @@ def _llm_morph(text: str, source: str, language: str | Path | None, device: str 
 
 
 def _classical(text: str, method: str, dims: int) -> OpenedRegistration:
-    from .classical import Classical
-
-    return OpenedRegistration(method, text, Classical(method=method, dims=dims), dims, False, None)
+    classical: Any = import_module("fastattack.registration.classical")
+    return OpenedRegistration(method, text, classical.Classical(method=method, dims=dims), dims, False, None)
 
 
 def _program(text: str, body: str, device: str | torch.device) -> OpenedRegistration:
