@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -92,8 +90,9 @@ def _llm_morph(text: str, source: str, language: str | Path | None, device: str 
 
 
 def _classical(text: str, method: str, dims: int) -> OpenedRegistration:
-    classical: Any = import_module("fastattack.registration.classical")
-    return OpenedRegistration(method, text, classical.Classical(method=method, dims=dims), dims, False, None)
+    from .classical import Classical
+
+    return OpenedRegistration(method, text, Classical(method, dims=dims), dims, False, None)
 
 
 def _program(text: str, body: str, device: str | torch.device) -> OpenedRegistration:
