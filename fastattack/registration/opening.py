@@ -86,7 +86,8 @@ def _llm_morph(text: str, source: str, language: str | Path | None, device: str 
     if not path.is_file():
         raise FileNotFoundError(f"model: {text!r}: no such file: {path}")
     model = load(path, language=language, device=device)
-    return OpenedRegistration(path.stem, text, model, model.dims, True, sha256_of(path))
+    label = path.absolute().parent.name if path.stem == "model" else path.stem  # training writes OUT/model.safetensors
+    return OpenedRegistration(label or path.stem, text, model, model.dims, True, sha256_of(path))
 
 
 def _classical(text: str, method: str, dims: int) -> OpenedRegistration:
