@@ -486,3 +486,18 @@ def test_models_in_a_stack_share_the_truth() -> None:
     ]
     for k in (0, 1):
         assert torch.allclose(ways[0].results[k].adversarial, ways[1].results[k].adversarial, atol=2e-6)
+
+
+def test_stochastic_steps_of_one_side_keep_images_with_their_partners() -> None:
+    """Beside a plain loop over the batches; the samples of a later batch were once named as those of the first."""
+    pair, model = pairs(), Small()
+    truth = replace(truth_of(pair), field=torch.randn(pair.shape, generator=torch.Generator().manual_seed(9)))
+    found = universal(model, pair, truth, side="moving", eps=EPS, steps=4, batch=2, per_step=1, keep="last")
+    delta = torch.zeros(1, 1, SIZE, SIZE)
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 5), slice(0, 2)):
+        leaf = delta.clone().requires_grad_(True)
+        seen = torch.cat([(pair[rows, :1] + leaf).clamp(0, 1), pair[rows, 1:]], 1)
+        loss = objectives.field_error()(model(seen), rows_of(truth, rows, BATCH)).sum()
+        (grad,) = torch.autograd.grad(loss, leaf)
+        delta = (delta + 2.5 * EPS / 4 * grad.sign()).clamp(-EPS, EPS)
+    assert torch.allclose(found.perturbation[:, :1], delta, atol=1e-7)
