@@ -155,7 +155,7 @@ def test_a_wanted_field_is_approached() -> None:
         {"max_batch": 2},
         {"stop": "success", "threshold": 1.2, "patience": 1, "steps": 6},
         {"stop": "converged", "patience": 2, "max_batch": 3},
-        {"view": fa.views.Noise(std=0.05), "eot": 2, "max_batch": 2},
+        {"view": fa.views.Noise(std=0.05), "eot": 2, "max_batch": 2, "steps": 3},
         {"restarts": 2, "max_batch": 1},
     ],
 )
@@ -200,7 +200,7 @@ def test_a_model_of_one_side() -> None:
         moving(pair[:2, :1])
     with pytest.raises(ValueError, match="sample_ids: wanted names of the 5 samples"):
         fixed.for_samples(torch.tensor([3]), 0)(pair[:1, 1:])
-    with pytest.raises(ValueError, match="ids: wanted 5 different whole numbers"):
+    with pytest.raises(ValueError, match="sample_ids: wanted 5 different whole numbers"):
         one_side(model, pair, "fixed", ids=torch.tensor([1, 1, 2, 3, 4]))
     with pytest.raises(ValueError, match="side: wanted 'moving' or 'fixed'"):
         one_side(model, pair, "both")
@@ -443,6 +443,7 @@ def test_the_pair_of_a_truth_is_seen_as_the_input_is() -> None:
         ({"pair": pairs() + 1}, "input: wanted values inside bounds .0.0, 1.0."),
         ({"model": lambda x: x[:, :1]}, "model: wanted a floating tensor"),
         ({"model": lambda x: x[..., :4]}, "wanted .*shape"),
+        ({"sample_ids": [1, 2], "side": "fixed"}, "sample_ids: wanted 5 integers"),
         ({"epss": 3}, "unknown option 'epss'; did you mean 'eps'"),
     ],
 )
