@@ -46,11 +46,12 @@ def test_a_net_is_trained_resumed_to_the_same_bits_and_registers(
     train(capsys, again, "--data", data, "--val", data, "--steps", 4, "--amplitude", 2, "--resume")
     weights = [load_file(tmp_path / folder / "model.safetensors") for folder in ("net", "again")]
     assert same(*weights)
-    code, _, err = run(
+    code, told, err = run(
         capsys, "register", data / "0.png", data / "1.png", "--out", tmp_path / "out", "--model",
         f"llm-morph:{tmp_path / 'net' / 'model.safetensors'}",
     )  # fmt: skip
     assert code == 0, err
+    assert "by net" in told  # the folder that was trained in
 
 
 def test_adversarial_training_gives_other_weights(
