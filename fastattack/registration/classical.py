@@ -90,7 +90,7 @@ def _bspline(moving: _Array, fixed: _Array) -> _Array:
 
 @contextmanager
 def _one_thread(sitk: Any) -> Iterator[None]:
-    """Of all that ITK does: the method's own number leaves the sums of others to threads, and one run in ten differed."""
+    """Of all that ITK does: by the method's own number others still sum in threads, and one run in ten differed."""
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
