@@ -17,7 +17,8 @@ from PIL import Image
 from rich.console import Console
 
 from fastattack.bench import figures, folder, summary, table, view
-from fastattack.bench.compare import compare, conclusion, print_comparison
+from fastattack.bench.compare import compare
+from fastattack.bench.compared import conclusion, print_comparison
 from fastattack.bench.figures import write_figures
 from fastattack.bench.result import Ceiling, Measured, Result, Row, read
 from tests.chromium import load, needs_chromium

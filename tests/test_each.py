@@ -233,7 +233,7 @@ def test_auto_works_where_turns_does(case, monkeypatch):
     goal = {"segpgd": target, "square": clean}.get(case, torch.rand(2, 2, 8, 8))
     other = nn.Conv2d(1, 2, 1)
     if case == "probe":
-        monkeypatch.setattr("fastattack.each._stacked", lambda *a: (_ for _ in ()).throw(RuntimeError("no stack")))
+        monkeypatch.setattr("fastattack.stacked.stacked", lambda *a: (_ for _ in ()).throw(RuntimeError("no stack")))
 
     def make(model: object) -> fa.attacks.Attack:
         if case == "segpgd":
@@ -271,8 +271,8 @@ def test_a_failure_of_the_stack_after_the_probe(monkeypatch):
     def broken(*args: object) -> None:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(each, "_probe", lambda *a: ({"turns": 2.0, "stacked": 1.0}, ""))
-    monkeypatch.setattr(each, "_stacked", broken)
+    monkeypatch.setattr(each, "probe", lambda *a: ({"turns": 2.0, "stacked": 1.0}, ""))
+    monkeypatch.setattr(each, "stacked", broken)
     found = fa.attack_each(models, y, clean, attack=lambda m: fa.PGD(m, eps=0.02, steps=10))
     assert (found.how, found.reason) == ("turns", "MemoryError: no room")
 

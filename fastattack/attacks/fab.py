@@ -17,7 +17,8 @@ from ..ops import l1
 from ..ops.backend import Backend
 from .base import Options, Unpack
 from .hyperplane import way_onto
-from .minimal import DUALS, ORDERS, Smallest, SmallestWalk
+from .minimal import Smallest
+from .smallest import DUALS, ORDERS, SmallestWalk
 
 
 class FAB(Smallest):

@@ -52,7 +52,7 @@ def bench(
     from ..bench import folder, table
     from ..bench import suite as suites
     from ..bench.compare import compare as compared
-    from ..bench.compare import print_comparison
+    from ..bench.compared import print_comparison
     from ..bench.ops import DTYPES
 
     where = device_name(device)

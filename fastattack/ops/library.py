@@ -1,25 +1,20 @@
-"""The ops as `torch.library` custom ops, so that a compiled function goes through them without a graph break.
+"""Calls of the ops where a function is being compiled, or the tensors are fake: by the custom ops of `library_ops`.
 
-Eager calls never come here: the dispatcher costs more than a small kernel. A custom op takes no "float or tensor", so
-each such argument travels as a pair, of which one is None.
+Eager calls never come here: the dispatcher costs more than a small kernel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-_eager: dict[str, Callable[..., Any]] = {}
+from . import library_ops as ops
+from .library_ops import register
 
-
-def register(*functions: Callable[..., Any]) -> None:
-    """The checked eager functions that the custom ops run."""
-    for function in functions:
-        _eager[function.__name__.strip("_")] = function
+__all__ = ["register", "traced"]
 
 
 def traced(t: Any) -> bool:
@@ -34,10 +29,6 @@ def _pair(value: Any) -> Pair:
     return (None, value) if isinstance(value, Tensor) else (None if value is None else float(value), None)
 
 
-def _join(number: float | None, values: Tensor | None) -> Any:
-    return number if values is None else values
-
-
 def _triple(value: Any) -> tuple[float | None, Tensor | None, float | None]:
     """A number, a tensor, an interval or None."""
     if isinstance(value, (tuple, list)):
@@ -46,235 +37,29 @@ def _triple(value: Any) -> tuple[float | None, Tensor | None, float | None]:
     return (*_pair(value), None)
 
 
-def _level(low: float | None, values: Tensor | None, high: float | None) -> Any:
-    return _join(low, values) if high is None else (low, high)
-
-
-def _bounds(low: float | None, high: float | None) -> tuple[float, float] | None:
-    return None if low is None or high is None else (low, high)
-
-
-@torch.library.custom_op("fastattack::pgd_step_", mutates_args={"adv"})
-def _pgd_step(
-    adv: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None, eps_values: Tensor | None,
-    step: float | None, step_values: Tensor | None, low: float | None, high: float | None, mask: Tensor | None,
-    backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["pgd_step"](
-            adv, grad, origin, norm=norm, eps=_join(eps, eps_values), step=_join(step, step_values),
-            bounds=_bounds(low, high), mask=mask, backend=backend,
-        )  # fmt: skip
-
-
-@torch.library.custom_op("fastattack::project_", mutates_args={"adv"})
-def _project(
-    adv: Tensor, origin: Tensor, norm: str, eps: float | None, eps_values: Tensor | None, low: float | None,
-    high: float | None, mask: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["project"](
-            adv, origin, norm=norm, eps=_join(eps, eps_values), bounds=_bounds(low, high), mask=mask, backend=backend
-        )
-
-
-@torch.library.custom_op("fastattack::preserve_noise_", mutates_args={"adv"})
-def _preserve_noise(
-    adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: float | None, eps_values: Tensor | None, backend: str
-) -> None:
-    with torch.no_grad():
-        _eager["preserve_noise"](adv, origin, clean, norm=norm, eps=_join(eps, eps_values), backend=backend)
-
-
-@torch.library.custom_op("fastattack::noise_stats", mutates_args=())
-def _noise_stats(
-    noise: Tensor, sigma: float | None, sigma_values: Tensor | None, mean: float | None, mean_values: Tensor | None,
-    backend: str,
-) -> Tensor:  # fmt: skip
-    stats: Tensor = _eager["noise_stats"](noise, _join(sigma, sigma_values), _join(mean, mean_values), backend)
-    return stats
-
-
-@torch.library.custom_op("fastattack::distances", mutates_args=())
-def _distances(a: Tensor, b: Tensor, backend: str) -> Tensor:
-    table: Tensor = _eager["distances"](a, b, backend)
-    return table
-
-
-@torch.library.custom_op("fastattack::random_start_", mutates_args={"adv"})
-def _random_start(
-    adv: Tensor, origin: Tensor, norm: str, eps: float | None, eps_values: Tensor | None, low: float | None,
-    high: float | None, seed: str, sample_ids: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    # The seed is text, because a schema's int holds 63 bits of the 64.
-    with torch.no_grad():
-        _eager["random_start"](
-            adv, origin, norm=norm, eps=_join(eps, eps_values), bounds=_bounds(low, high), seed=int(seed),
-            sample_ids=sample_ids, backend=backend,
-        )  # fmt: skip
-
-
-@torch.library.custom_op("fastattack::typical_noise_", mutates_args={"out"})
-def _typical_noise(
-    out: Tensor, clean: Tensor | None, sigma: float | None, sigma_values: Tensor | None, sigma_high: float | None,
-    typicality: float | None, typicality_values: Tensor | None, typicality_high: float | None, mean: float | None,
-    mean_values: Tensor | None, mean_high: float | None, seed: str, sample_ids: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["typical_noise"](
-            out, clean, _level(sigma, sigma_values, sigma_high),
-            _level(typicality, typicality_values, typicality_high), _level(mean, mean_values, mean_high), None,
-            int(seed), sample_ids, backend,
-        )  # fmt: skip
-
-
-@torch.library.custom_op("fastattack::diffusion_step_", mutates_args={"x"})
-def _diffusion_step(
-    x: Tensor, eps_hat: Tensor | None, a: float | None, a_values: Tensor | None, b: float | None,
-    b_values: Tensor | None, c: float | None, c_values: Tensor | None, seed: str, step: int,
-    sample_ids: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["diffusion_step"](
-            x, eps_hat, coefficients=(_join(a, a_values), _join(b, b_values), _join(c, c_values)), seed=int(seed),
-            step=step, sample_ids=sample_ids, backend=backend,
-        )  # fmt: skip
-
-
-@torch.library.custom_op("fastattack::momentum_step_", mutates_args={"adv", "momentum"})
-def _momentum_step(
-    adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None,
-    eps_values: Tensor | None, step: float | None, step_values: Tensor | None, decay: float | None,
-    decay_values: Tensor | None, low: float | None, high: float | None, mask: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["momentum_step"](
-            adv, momentum, grad, origin, norm=norm, eps=_join(eps, eps_values), step=_join(step, step_values),
-            decay=_join(decay, decay_values), bounds=_bounds(low, high), mask=mask, backend=backend,
-        )  # fmt: skip
-
-
-@torch.library.custom_op("fastattack::accumulate_", mutates_args={"total"})
-def _accumulate(
-    total: Tensor, grad: Tensor, keep: float | None, keep_values: Tensor | None, weight: float | None,
-    weight_values: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["accumulate"](
-            total, grad, keep=_join(keep, keep_values), weight=_join(weight, weight_values), backend=backend
-        )
-
-
-@torch.library.custom_op("fastattack::apgd_step_", mutates_args={"adv", "previous"})
-def _apgd_step(
-    adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: float | None,
-    eps_values: Tensor | None, step: float | None, step_values: Tensor | None, momentum: float | None,
-    momentum_values: Tensor | None, low: float | None, high: float | None, mask: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["apgd_step"](
-            adv, previous, grad, origin, norm=norm, eps=_join(eps, eps_values), step=_join(step, step_values),
-            momentum=_join(momentum, momentum_values), bounds=_bounds(low, high), mask=mask, backend=backend,
-        )  # fmt: skip
-
-
-@torch.library.custom_op("fastattack::zero_mean_step_", mutates_args={"adv"})
-def _zero_mean_step(
-    adv: Tensor, grad: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, step: float | None,
-    step_values: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["zero_mean_step"](
-            adv, grad, origin, eps=_join(eps, eps_values), step=_join(step, step_values), backend=backend
-        )
-
-
-@torch.library.custom_op("fastattack::project_zero_mean_", mutates_args={"adv"})
-def _project_zero_mean(adv: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, backend: str) -> None:
-    with torch.no_grad():
-        _eager["project_zero_mean"](adv, origin, eps=_join(eps, eps_values), backend=backend)
-
-
-@torch.library.custom_op("fastattack::quantise_", mutates_args={"adv"})
-def _quantise(
-    adv: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, bits: int, norm: str,
-    low: float | None, high: float | None, mask: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["quantise"](
-            adv, origin, eps=_join(eps, eps_values), bits=bits, norm=norm, bounds=_bounds(low, high), mask=mask,
-            backend=backend,
-        )  # fmt: skip
-
-
-@torch.library.custom_op("fastattack::l1_step_", mutates_args={"adv"})
-def _l1_step(
-    adv: Tensor, grad: Tensor, origin: Tensor, eps: float | None, eps_values: Tensor | None, step: float | None,
-    step_values: Tensor | None, keep: float | None, keep_values: Tensor | None, low: float | None, high: float | None,
-    mask: Tensor | None, backend: str,
-) -> None:  # fmt: skip
-    with torch.no_grad():
-        _eager["l1_step"](
-            adv, grad, origin, eps=_join(eps, eps_values), step=_join(step, step_values),
-            keep=_join(keep, keep_values), bounds=_bounds(low, high), mask=mask, backend=backend,
-        )  # fmt: skip
-
-
-@_noise_stats.register_fake
-def _(noise: Tensor, *args: Any) -> Tensor:
-    return noise.new_empty(noise.shape[0], 6, dtype=torch.float64 if noise.dtype is torch.float64 else torch.float32)
-
-
-@_distances.register_fake
-def _(a: Tensor, b: Tensor, backend: str) -> Tensor:
-    return a.new_empty(a.shape[0], 4, dtype=torch.float64)
-
-
-def _nothing(*args: Any) -> None:
-    """The fake of an op that only writes its argument."""
-
-
-for _op in (
-    _pgd_step,
-    _project,
-    _preserve_noise,
-    _random_start,
-    _typical_noise,
-    _diffusion_step,
-    _momentum_step,
-    _accumulate,
-    _apgd_step,
-    _zero_mean_step,
-    _project_zero_mean,
-    _quantise,
-    _l1_step,
-):
-    _op.register_fake(_nothing)
-
-
 def pgd_step(
     adv: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, bounds: Any, mask: Any, backend: str
 ) -> None:
     low, high = (None, None) if bounds is None else bounds
-    _pgd_step(adv, grad, origin, norm, *_pair(eps), *_pair(step), low, high, mask, backend)
+    ops.pgd_step(adv, grad, origin, norm, *_pair(eps), *_pair(step), low, high, mask, backend)
 
 
 def project(adv: Tensor, origin: Tensor, norm: str, eps: Any, bounds: Any, mask: Any, backend: str) -> None:
     low, high = (None, None) if bounds is None else bounds
-    _project(adv, origin, norm, *_pair(eps), low, high, mask, backend)
+    ops.project(adv, origin, norm, *_pair(eps), low, high, mask, backend)
 
 
 def preserve_noise(adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: Any, backend: str) -> None:
-    _preserve_noise(adv, origin, clean, norm, *_pair(eps), backend)
+    ops.preserve_noise(adv, origin, clean, norm, *_pair(eps), backend)
 
 
 def noise_stats(noise: Tensor, sigma: Any, mean: Any, backend: str) -> Tensor:
-    stats: Tensor = _noise_stats(noise, *_pair(sigma), *_pair(mean), backend)
+    stats: Tensor = ops.noise_stats(noise, *_pair(sigma), *_pair(mean), backend)
     return stats
 
 
 def distances(a: Tensor, b: Tensor, backend: str) -> Tensor:
-    table: Tensor = _distances(a, b, backend)
+    table: Tensor = ops.distances(a, b, backend)
     return table
 
 
@@ -282,21 +67,21 @@ def random_start(
     adv: Tensor, origin: Tensor, norm: str, eps: Any, bounds: Any, seed: int, sample_ids: Any, backend: str
 ) -> None:
     low, high = (None, None) if bounds is None else bounds
-    _random_start(adv, origin, norm, *_pair(eps), low, high, str(seed), sample_ids, backend)
+    ops.random_start(adv, origin, norm, *_pair(eps), low, high, str(seed), sample_ids, backend)
 
 
 def typical_noise(
     out: Tensor, clean: Tensor | None, sigma: Any, typicality: Any, mean: Any, seed: int, sample_ids: Any, backend: str
 ) -> None:
     levels = (*_triple(sigma), *_triple(typicality), *_triple(mean))
-    _typical_noise(out, clean, *levels, str(seed), sample_ids, backend)
+    ops.typical_noise(out, clean, *levels, str(seed), sample_ids, backend)
 
 
 def diffusion_step(
     x: Tensor, eps_hat: Tensor | None, coefficients: Any, seed: int, step: int, sample_ids: Any, backend: str
 ) -> None:
     a, b, c = coefficients
-    _diffusion_step(x, eps_hat, *_pair(a), *_pair(b), *_pair(c), str(seed), step, sample_ids, backend)
+    ops.diffusion_step(x, eps_hat, *_pair(a), *_pair(b), *_pair(c), str(seed), step, sample_ids, backend)
 
 
 def momentum_step(
@@ -305,11 +90,11 @@ def momentum_step(
 ) -> None:  # fmt: skip
     low, high = (None, None) if bounds is None else bounds
     numbers = (*_pair(eps), *_pair(step), *_pair(decay))
-    _momentum_step(adv, momentum, grad, origin, norm, *numbers, low, high, mask, backend)
+    ops.momentum_step(adv, momentum, grad, origin, norm, *numbers, low, high, mask, backend)
 
 
 def accumulate(total: Tensor, grad: Tensor, keep: Any, weight: Any, backend: str) -> None:
-    _accumulate(total, grad, *_pair(keep), *_pair(weight), backend)
+    ops.accumulate(total, grad, *_pair(keep), *_pair(weight), backend)
 
 
 def apgd_step(
@@ -318,24 +103,24 @@ def apgd_step(
 ) -> None:  # fmt: skip
     low, high = (None, None) if bounds is None else bounds
     numbers = (*_pair(eps), *_pair(step), *_pair(momentum))
-    _apgd_step(adv, previous, grad, origin, norm, *numbers, low, high, mask, backend)
+    ops.apgd_step(adv, previous, grad, origin, norm, *numbers, low, high, mask, backend)
 
 
 def zero_mean_step(adv: Tensor, grad: Tensor, origin: Tensor, eps: Any, step: Any, backend: str) -> None:
-    _zero_mean_step(adv, grad, origin, *_pair(eps), *_pair(step), backend)
+    ops.zero_mean_step(adv, grad, origin, *_pair(eps), *_pair(step), backend)
 
 
 def project_zero_mean(adv: Tensor, origin: Tensor, eps: Any, backend: str) -> None:
-    _project_zero_mean(adv, origin, *_pair(eps), backend)
+    ops.project_zero_mean(adv, origin, *_pair(eps), backend)
 
 
 def quantise(adv: Tensor, origin: Tensor, eps: Any, bits: int, norm: str, bounds: Any, mask: Any, backend: str) -> None:
     low, high = (None, None) if bounds is None else bounds
-    _quantise(adv, origin, *_pair(eps), bits, norm, low, high, mask, backend)
+    ops.quantise(adv, origin, *_pair(eps), bits, norm, low, high, mask, backend)
 
 
 def l1_step(
     adv: Tensor, grad: Tensor, origin: Tensor, eps: Any, step: Any, keep: Any, bounds: Any, mask: Any, backend: str
 ) -> None:
     low, high = (None, None) if bounds is None else bounds
-    _l1_step(adv, grad, origin, *_pair(eps), *_pair(step), *_pair(keep), low, high, mask, backend)
+    ops.l1_step(adv, grad, origin, *_pair(eps), *_pair(step), *_pair(keep), low, high, mask, backend)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...attacks import APGD, FAB, Square
-from ...attacks.minimal import ORDERS
+from ...attacks.smallest import ORDERS
 from ...engine import Model
 from ...fast import Speed
 from ...guard import buffers_kept, modules_of
