@@ -114,6 +114,14 @@ class Rowwise:
         return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
 
+def samples_in(value: Any) -> int:
+    """How many samples a tensor has, or a target of several parts (0 where it has none)."""
+    if isinstance(value, Rowwise):
+        parts = (getattr(value, f.name) for f in fields(value))
+        return next((samples_in(part) for part in parts if part is not None), 0)
+    return len(value)
+
+
 def rows_of(value: Any, rows: slice | Tensor, batch: int) -> Any:
     """The rows of a tensor with one for each sample, or of every such part of a target; anything else as it is."""
     if isinstance(value, Rowwise):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..guard import Rowwise
 from .config import require_whole
 
 
@@ -23,8 +24,11 @@ class Batches(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def batch_at(self, epoch: int, step: int) -> Tensor:
-        """Clean images (B, C, H, W) of a step, counted from 0 in each epoch; B is the same for all."""
+    def batch_at(self, epoch: int, step: int) -> Tensor | Rowwise:
+        """Clean images (B, C, H, W) of a step, counted from 0 in each epoch; B is the same for all.
+
+        Or several tensors of B rows each, as a `fastattack.guard.Rowwise`, for a strategy that takes them.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:

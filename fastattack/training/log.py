@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..files import write_atomic
 
 #: A row of the log. "epoch" (from 0), "step" (steps done), the means since the last row of "loss" (in units of the
-#: noise), "psnr" (the loss in dB) and "gradient" (l2 norm before clipping), "rate"; "valid" and "attacked" (dB) where
-#: the row ends an epoch that was validated.
+#: noise), "psnr" (the loss in dB; not where targets are no images) and "gradient" (l2 norm before clipping), "rate";
+#: "valid" and "attacked" (dB) where the row ends an epoch that was validated.
 Row = dict[str, float | int]
 COLUMNS = ("epoch", "step", "loss", "psnr", "gradient", "rate", "valid", "attacked")
 

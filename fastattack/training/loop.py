@@ -15,6 +15,7 @@ from torch import nn
 
 from ..engine import NonFiniteError
 from ..files import write_atomic
+from ..guard import samples_in
 from . import checkpoint
 from .config import TrainConfig
 from .data import Batches
@@ -51,10 +52,13 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     loss: Loss = None,
+    save: Callable[[nn.Module, Path], object] | None = None,
     log: Log = "csv",
     progress: bool = True,
 ) -> TrainResult:
     """Train a denoiser in place; its weights (with ``ema`` their average) also go to OUT/model.safetensors.
+
+    Other models too, by a strategy and a loss of theirs: `fastattack.registration.train_registration`.
 
     The loss is the mean of |D(y) - x|^2 / (d sigma^2), in units of the noise, or another one. A run that was killed and
     resumed gives the same weights, bit for bit, as one that was not (where torch's own kernels repeat their bits: on
@@ -76,6 +80,7 @@ def train(
             the embedded gray denoiser sees in output and target (a stand-in for L2 and VGG features, which need weights
             that are not here). Or an objective, (output, target) -> (B,), a `Weighted` sum of several, say. The mean is
             divided by sigma^2, whatever it is; "psnr" in the log stays that of the mean squared error.
+        save: writes the weight file, save(model, path), where it is not to be one for `fastattack.models.load`.
         log: "csv", "tensorboard" (needs that package), a function of each row, or None.
         progress: show a bar where stderr is a terminal.
 
@@ -102,7 +107,10 @@ def train(
         progress_bar(config.steps, state.step, progress) as show,
     ):
         _run(state, patches, folder, validation, write, _Meter(state, show))
-    _save_weights(state, folder / WEIGHTS)
+    if save is None:
+        _save_weights(state, folder / WEIGHTS)
+    else:
+        save(state.best, folder / WEIGHTS)
     return TrainResult(tuple(state.rows), folder / WEIGHTS, time.perf_counter() - began)
 
 
@@ -159,7 +167,8 @@ def _run(
         epoch, within = divmod(state.step, length)
         clean = patches.batch_at(epoch, within)
         state.require_batch(clean, f"patches.batch_at({epoch}, {within})")
-        ids = torch.arange(within * len(clean), (within + 1) * len(clean), device=state.device)
+        count = samples_in(clean)
+        ids = torch.arange(within * count, (within + 1) * count, device=state.device)
         try:
             state.advance(clean, ids, epoch)
         except NonFiniteError as error:  # the attack met it first
@@ -181,8 +190,9 @@ def _run(
 def _row(state: State, epoch: int) -> Row:
     loss, norm, error = state.means()
     state.forget_means()
+    quality = {"psnr": _decibel(error, state.strategy.level)} if state.images else {}
     return {
-        "epoch": epoch, "step": state.step, "loss": loss, "psnr": _decibel(error, state.strategy.level),
+        "epoch": epoch, "step": state.step, "loss": loss, **quality,
         "gradient": norm, "rate": state.config.rate(state.step - 1),
     }  # fmt: skip
 
@@ -206,7 +216,8 @@ class _Meter:
         self.last = now
         if self.state.count:  # else a row has just been written
             loss, _, error = self.state.means()
-            self.text = f"loss {loss:.4f}  {_decibel(error, self.state.strategy.level):.2f} dB"
+            quality = f"  {_decibel(error, self.state.strategy.level):.2f} dB" if self.state.images else ""
+            self.text = f"loss {loss:.4f}{quality}"
         self.show(self.state.step, self.text)
 
 

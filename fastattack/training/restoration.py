@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor
 from ..attacks import PGD
 from ..defenses import Purifier
 from ..engine import Model
+from ..guard import Rowwise, rows_of, samples_in
 from ..numbering import Numbering, seed_of_draw
+from ..objectives import Objective, mse
 from ..ops import check
 from ..ops.reference_random import STREAM_CHOICE, sample_words
 from .config import require_number, require_whole
@@ -26,26 +28,31 @@ from .strategies import SampleIds, Strategy, step_of
 
 
 @dataclass(frozen=True)
-class _Numbered(ABC):
+class Numbered(ABC):
     """A strategy that numbers its samples itself where nobody else does."""
 
     numbering: Numbering
 
     def __call__(
-        self, model: Model, clean: Tensor, *, sample_ids: SampleIds | None = None, epoch: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, model: Model, clean: Any, *, sample_ids: SampleIds | None = None, epoch: int | None = None
+    ) -> tuple[Tensor, Any]:
         """Training pairs for a batch; arguments and errors as for `fastattack.training.Plain`."""
+        count = self._count(clean)
+        now = self.numbering.epoch if epoch is None else epoch
+        seed, ids = self.numbering.key(count, sample_ids=sample_ids, epoch=now, device=_device_of(clean))
+        if sample_ids is None:
+            self.numbering.step += 1
+        return self._pairs(model, clean, seed, ids, now) if count else (clean, clean)
+
+    def _count(self, clean: Any) -> int:
+        """How many samples; complains about what cannot be."""
         check.require_images(check.as_tensor(clean, "clean"), "clean")
         if clean.dim() != 4:
             raise ValueError(f"clean: wanted images (B, C, H, W), got shape {tuple(clean.shape)}")
-        now = self.numbering.epoch if epoch is None else epoch
-        seed, ids = self.numbering.key(len(clean), sample_ids=sample_ids, epoch=now, device=clean.device)
-        if sample_ids is None:
-            self.numbering.step += 1
-        return self._pairs(model, clean, seed, ids, now) if len(clean) else (clean, clean)
+        return len(clean)
 
     @abstractmethod
-    def _pairs(self, model: Model, clean: Tensor, seed: int, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+    def _pairs(self, model: Model, clean: Any, seed: int, ids: Tensor, epoch: int) -> tuple[Tensor, Any]:
         """Inputs and targets of a batch that is not empty."""
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
@@ -62,7 +69,7 @@ class _Numbered(ABC):
 
 
 @dataclass(frozen=True)
-class Degraded(_Numbered):
+class Degraded(Numbered):
     """Degraded images, and the clean ones as targets."""
 
     degradation: Callable[..., Tensor]
@@ -91,7 +98,7 @@ class Degraded(_Numbered):
 
 
 @dataclass(frozen=True)
-class _Wrapper(_Numbered):
+class _Wrapper(Numbered):
     """A strategy around another one."""
 
     strategy: Strategy
@@ -106,7 +113,11 @@ class _Wrapper(_Numbered):
         """1 for a wrapper of no wrapper, 2 for one around that: names what it draws beside those inside."""
         return 1 + (self.strategy.depth if isinstance(self.strategy, _Wrapper) else 0)
 
-    def _inner(self, model: Model, clean: Tensor, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _count(self, clean: Any) -> int:
+        """What is no tensor is for the strategy inside to judge."""
+        return samples_in(clean) if isinstance(clean, Rowwise) else super()._count(clean)
+
+    def _inner(self, model: Model, clean: Any, ids: Tensor, epoch: int) -> tuple[Tensor, Any, Tensor]:
         """Inputs, targets, and the names of the inputs: those of HAT come twice."""
         inputs, targets = self.strategy(model, clean, sample_ids=ids, epoch=epoch)
         return inputs, targets, ids.repeat(len(inputs) // len(ids))
@@ -148,6 +159,7 @@ class Attacking(_Wrapper):
     purifier: Purifier | None = None
     share: float = 1.0
     bounds: tuple[float, float] | None = None
+    objective: Objective | None = None
 
     def _pairs(self, model: Model, clean: Tensor, seed: int, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         inputs, targets, names = self._inner(model, clean, ids, epoch)
@@ -156,16 +168,27 @@ class Attacking(_Wrapper):
         if bool(rows.any()):
             attack = PGD(
                 model if purifier is None else purifier(model), eps=self.eps, steps=self.steps,
-                step=step_of(self.eps, self.steps), bounds=self.bounds, seed=seed,
+                step=step_of(self.eps, self.steps), bounds=self.bounds, seed=seed, objective=self.objective or mse,
             )  # fmt: skip
             inputs = inputs.clone()
-            inputs[rows] = attack(inputs[rows], targets[rows], sample_ids=names[rows])
+            chosen = rows_of(targets, rows, len(inputs))
+            inputs[rows] = attack(inputs[rows], chosen, sample_ids=names[rows])
         return (inputs if purifier is None else _purified(purifier, inputs, names)), targets
 
     def describe(self) -> dict[str, Any]:
         own = {"eps": self.eps, "steps": self.steps, "share": self.share, "bounds": self.bounds}
         purifier = None if self.purifier is None else describe_purifier(self.purifier)
-        return {**super().describe(), **own, "purifier": purifier}
+        climbed = {} if self.objective is None else {"objective": described(self.objective)}
+        return {**super().describe(), **own, **climbed, "purifier": purifier}
+
+
+def _device_of(value: Any) -> torch.device:
+    """Of a tensor, or of the first part that is one."""
+    if isinstance(value, Rowwise):
+        parts = (getattr(value, f.name) for f in fields(value))
+        return next((_device_of(part) for part in parts if part is not None), torch.device("cpu"))
+    device: torch.device = value.device
+    return device
 
 
 def _of_epoch(purifier: Purifier, seed: int, **options: Any) -> Purifier:
@@ -233,8 +256,9 @@ def attacked(
     share: float = 1.0,
     bounds: tuple[float, float] | None = None,
     seed: int = 0,
+    objective: Objective | None = None,
 ) -> Attacking:
-    """Adversarial fine-tuning: another strategy's inputs, attacked by PGD (linf, mean squared error) as the model is.
+    """Adversarial fine-tuning: another strategy's inputs, attacked by PGD (linf) as the model is.
 
     Args:
         strategy: whose inputs.
@@ -244,6 +268,7 @@ def attacked(
         share: probability that a sample is attacked.
         bounds: (low, high) of the pixels, or None.
         seed: 0 <= seed < 2**64.
+        objective: what the attack climbs, (output, target) -> (B,); None: the mean squared error.
 
     Raises:
         TypeError, ValueError: an option that cannot be; the message names it.
@@ -257,7 +282,9 @@ def attacked(
     if not 0 < eps < float("inf"):
         raise ValueError(f"eps: wanted a finite radius > 0, got {eps!r}")
     PGD(abs, eps=eps, steps=steps, bounds=bounds, seed=seed)  # complains about its own
-    return Attacking(Numbering(seed), strategy, eps, steps, purifier, share, bounds)
+    if objective is not None and (not callable(objective) or isinstance(objective, type)):
+        raise TypeError(f"objective: wanted a function of (output, target) or None, got {objective!r}")
+    return Attacking(Numbering(seed), strategy, eps, steps, purifier, share, bounds, objective)
 
 
 def _require(strategy: Any, purifier: Any) -> None:

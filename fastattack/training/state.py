@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from ..engine import NonFiniteError
-from ..guard import seed_torch
+from ..guard import Rowwise, samples_in, seed_torch
 from ..objectives import Objective, mse
 from . import checkpoint
 from .config import TrainConfig
+from .identity import checksum, digest
 from .log import Row
 from .losses import value_of
 from .strategies import Strategy
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class State:
@@ -38,13 +41,17 @@ class State:
             raise ValueError("model: wanted parameters that require grad, got none")
         self.device = self.weights[0].device
         self.identity = {**identity, "model": checkpoint.shapes(model)}
+        self.elsewhere = _elsewhere(model)
+        if self.elsewhere:
+            self.identity["elsewhere"] = _digest_of(self.elsewhere)
         self.batch: int | None = None  # samples in each batch, once there was one
-        self.format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.images = True  # until targets come that are no images, whose loss has no PSNR
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         kind = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
         self.optimiser = kind(self.weights, lr=config.lr, weight_decay=config.weight_decay)
-        self.ema = None if config.ema is None else copy.deepcopy(model).requires_grad_(False)
+        shared = {id(p): p for p in model.parameters() if not p.requires_grad}
+        self.ema = None if config.ema is None else copy.deepcopy(model, shared).requires_grad_(False)
         self.step = 0
         self.rows: list[Row] = []
         # Loss and gradient norm since the last row, and the mean squared error where the loss is another.
@@ -57,24 +64,22 @@ class State:
         """The model to validate and deliver."""
         return self.model if self.ema is None else self.ema
 
-    def require_batch(self, clean: Tensor, name: str) -> None:
+    def require_batch(self, clean: Tensor | Rowwise, name: str) -> None:
         """Raise ValueError where a batch has another size than the run's first: sample ids would come twice."""
-        wanted = len(clean) if self.batch is None else self.batch
-        if len(clean) != wanted or wanted == 0:
-            raise ValueError(f"{name}: wanted {wanted or 'some'} images as in each batch of a run, got {len(clean)}")
+        came = samples_in(clean)
+        wanted = came if self.batch is None else self.batch
+        if came != wanted or wanted == 0:
+            raise ValueError(f"{name}: wanted {wanted or 'some'} images as in each batch of a run, got {came}")
         self.batch = wanted
 
-    def advance(self, clean: Tensor, ids: Tensor, epoch: int) -> None:
-        """One step of the optimiser on clean images (B, C, H, W). Does not wait for the device."""
-        clean = clean.to(self.device).contiguous(memory_format=self.format)
+    def advance(self, clean: Tensor | Rowwise, ids: Tensor, epoch: int) -> None:
+        """One step of the optimiser on clean images (B, C, H, W), or several parts. Does not wait for the device."""
+        clean = self._placed(clean)
         self._seed()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast == "bf16"):
             inputs, targets = self.strategy(self.model, clean, sample_ids=ids, epoch=epoch)
-            outputs = self.model(inputs.contiguous(memory_format=self.format))
-        error = mse(outputs, targets).mean() / self.strategy.level**2
-        loss = error
-        if self.loss is not None:
-            loss = value_of(self.loss, outputs, targets).mean() / self.strategy.level**2
+            outputs = self.model(self._laid_out(inputs))
+        loss, error = self._loss(outputs, targets)
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.weights, self.config.clip or float("inf"))
@@ -88,6 +93,27 @@ class State:
         self.count += 1
         self.step += 1
 
+    def _loss(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+        """What goes down, and the mean squared error; one is the other where there is no other."""
+        self.images = not isinstance(targets, Rowwise)
+        if self.loss is None and not self.images:
+            raise ValueError(f"loss: wanted an objective for targets of the kind {type(targets).__name__}, got None")
+        squares = [mse(outputs, targets).mean()] if self.images else []
+        values = [] if self.loss is None else [value_of(self.loss, outputs, targets).mean()]
+        unit = self.strategy.level**2
+        return (values or squares)[0] / unit, (squares or values)[0] / unit
+
+    def _placed(self, batch: Any) -> Any:
+        """On the device and laid out; of several parts each."""
+        if isinstance(batch, Rowwise):
+            return batch.each(self._placed)
+        return self._laid_out(batch.to(self.device)) if isinstance(batch, Tensor) else batch
+
+    def _laid_out(self, t: Tensor) -> Tensor:
+        if self.config.channels_last and t.dim() in _CHANNELS_LAST:
+            return t.contiguous(memory_format=_CHANNELS_LAST[t.dim()])
+        return t.contiguous()
+
     def _seed(self) -> None:
         """What the model draws in this step (dropout) is its own, so that resuming needs no generator state."""
         number = (self.config.seed * 0x9E3779B1 + self.step) % 2**63
@@ -98,7 +124,8 @@ class State:
         if self.ema is None or self.config.ema is None:
             return
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        pairs = [p for p in zip(self.ema.parameters(), self.model.parameters(), strict=True) if p[1].requires_grad]
+        torch._foreach_lerp_([mine for mine, _ in pairs], [theirs for _, theirs in pairs], 1 - decay)
         for mine, theirs in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             mine.copy_(theirs)
 
@@ -107,6 +134,9 @@ class State:
         bad = int(self.bad.item())
         if bad >= 0:
             raise NonFiniteError(f"training: NaN or infinite loss or gradient {place(bad, steps_per_epoch)}")
+
+    def _learned(self, model: nn.Module) -> dict[str, Any]:
+        return {name: value for name, value in model.state_dict().items() if name not in self.elsewhere}
 
     def means(self) -> tuple[float, float, float]:
         """Loss, gradient norm and mean squared error, means since the last row; waits for the device."""
@@ -122,7 +152,7 @@ class State:
         checkpoint.save(folder, {
             "identity": self.identity, "step": self.step, "rows": self.rows, "sums": self.sums, "count": self.count,
             "batch": self.batch, "strategy": self.strategy.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "model": self.model.state_dict(), "ema": None if self.ema is None else self.ema.state_dict(),
+            "model": self._learned(self.model), "ema": None if self.ema is None else self._learned(self.ema),
         })  # fmt: skip
 
     def restore(self, path: Path) -> None:
@@ -134,12 +164,27 @@ class State:
         content = checkpoint.load(path, self.identity)
         self.strategy.load_state_dict(content["strategy"])
         self.optimiser.load_state_dict(content["optimiser"])
-        self.model.load_state_dict(content["model"])
+        self.model.load_state_dict({**self.elsewhere, **content["model"]})
         if self.ema is not None:
-            self.ema.load_state_dict(content["ema"])
+            self.ema.load_state_dict({**self.elsewhere, **content["ema"]})
         self.step, self.rows, self.count = content["step"], content["rows"], content["count"]
         self.batch = content.get("batch")
         self.sums.copy_(content["sums"])
+
+
+def _elsewhere(model: nn.Module) -> dict[str, Tensor]:
+    """Of a model that names ``kept_elsewhere`` (a language model's weights, in files of their own) those tensors.
+
+    They do not learn, and are not in the checkpoints, which would be a thousand times as long.
+    """
+    names = getattr(model, "kept_elsewhere", None)
+    wanted = set() if names is None else set(names())
+    known = model.state_dict(keep_vars=True)
+    return {k: v for k, v in known.items() if k in wanted and not v.requires_grad}
+
+
+def _digest_of(tensors: dict[str, Tensor]) -> str:
+    return digest("".join(f"{name} {checksum(t)}" for name, t in tensors.items()).encode())
 
 
 def place(step: int, steps_per_epoch: int) -> str:

@@ -27,7 +27,7 @@ SampleIds = Tensor | Sequence[int]
 
 
 class Strategy(Protocol):
-    """What the loop asks of a strategy."""
+    """What the loop asks of a strategy. Targets of several parts (`fastattack.guard.Rowwise`) want a loss of yours."""
 
     @property
     def level(self) -> float:
@@ -35,8 +35,8 @@ class Strategy(Protocol):
         ...
 
     def __call__(
-        self, model: Model, clean: Tensor, *, sample_ids: SampleIds | None = None, epoch: int | None = None
-    ) -> tuple[Tensor, Tensor]: ...
+        self, model: Model, clean: Any, *, sample_ids: SampleIds | None = None, epoch: int | None = None
+    ) -> tuple[Tensor, Any]: ...
 
     def describe(self) -> dict[str, Any]:
         """Numbers, words, tensors, arrays, or lists and dicts of them, that tell this strategy from others.
