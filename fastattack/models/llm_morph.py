@@ -150,6 +150,12 @@ class LLMMorph(nn.Module):
             "diffeomorphic": self.diffeomorphic,
         }
 
+    def kept_elsewhere(self) -> list[str]:
+        """Names in the state_dict of a language model's own weights, where it has a folder; checkpoints leave them out."""
+        if not isinstance(self.blocks, LanguageBlocks) or self.blocks.source is None:
+            return []
+        return [name for name in self.state_dict() if name.startswith(_LANGUAGE) and "lora_" not in name]
+
 
 @dataclass(frozen=True)
 class Parameters:

@@ -17,6 +17,7 @@ STREAM_VIEW = 7  # the noise of a random view, in torch alone
 STREAM_DRAW = 8  # the seeds of a random model's draws
 STREAM_COPIES = 9  # the seeds of a smoothed model's draws
 STREAM_MADE = 10  # the queries that a distillation makes, in torch alone
+STREAM_PAIR = 11  # the deformations, contrasts and noise of pairs for registration, in torch alone
 _MASK = 0xFFFFFFFF
 
 

@@ -8,10 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .fields import compose, exponential, folded, jacobian_determinant, warp
+from .landmarks import landmarks
 from .measures import Measures, displacement_at, measure
 from .overlap import dice, soft_dice, warp_labels
 from .similarity import local_correlation, mind_ssc, nmi
 from .smoothness import bending_energy, gradient_penalty
+from .synthetic import PairBatch, Synthetic, smooth_velocity
+from .templates import Subject, brain_template, dipy_slices
 from .truth import Truth
 
 if TYPE_CHECKING:
@@ -22,23 +25,30 @@ if TYPE_CHECKING:
 __all__ = [
     "ImageBatches",
     "Measures",
+    "PairBatch",
     "PairBatches",
     "RegistrationLoss",
     "RegistrationValidation",
+    "Subject",
+    "Synthetic",
     "Truth",
     "as_given",
     "bending_energy",
+    "brain_template",
     "compose",
     "dice",
+    "dipy_slices",
     "displacement_at",
     "exponential",
     "folded",
     "gradient_penalty",
     "jacobian_determinant",
+    "landmarks",
     "local_correlation",
     "measure",
     "mind_ssc",
     "nmi",
+    "smooth_velocity",
     "soft_dice",
     "synthesised",
     "train_registration",

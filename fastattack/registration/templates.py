@@ -1,4 +1,4 @@
-"""Real brains that two packages carry: nilearn's template of many heads, dipy's slices of others. Nothing is downloaded.
+"""Real brains that two packages carry: nilearn's template of many heads, dipy's slices of others. No downloads.
 
 Axes are x (left to right), y (back to front), z (up); a slice keeps the order of those that are left.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,9 @@ def brain_template(
 
     Voxels of ``mm`` are means of the file's 1 mm voxels. Labels are the likeliest of the template's grey matter, its
     white matter and the rest. A split cuts the axis into periods of 32 mm: 18 mm train, 4 mm nobody's, 6 mm held out,
-    4 mm nobody's, so that slices of the two sets are more than 4 mm apart. The template is symmetric: sagittal slices are
-    split by their distance from the midline, so that no slice is held out whose mirror image was learnt. Slices in
-    other planes cross: train and held-out sets are apart in one plane only.
+    4 mm nobody's, so that slices of the two sets are more than 4 mm apart. The template is symmetric: sagittal slices
+    are split by their distance from the midline, so that no slice is held out whose mirror image was learnt. Slices
+    in other planes cross: train and held-out sets are apart in one plane only.
 
     Args:
         plane: "axial", "coronal" or "sagittal" slices; None: the volume.
@@ -93,9 +94,9 @@ def brain_template(
     require("nibabel", what="brain_template", extra="registration")
     t1, labels, origin = _template(mm)
     axis = 0 if plane is None else PLANES[plane]
-    grids = [t1[None], labels[None]] if plane is None else [np.moveaxis(grid, axis, 0) for grid in (t1, labels)]
+    images, classes = (grid[None] if plane is None else np.moveaxis(grid, axis, 0) for grid in (t1, labels))
     places = np.full(1, math.nan) if plane is None else origin[axis] + mm * np.arange(t1.shape[axis])
-    found = _subject(*grids, places, (float(mm),) * (grids[0].ndim - 1), size)
+    found = _subject(images, classes, places, (float(mm),) * (images.ndim - 1), size)
     if plane is None:
         return found
     area = found.masks.flatten(1).sum(1)
@@ -143,9 +144,7 @@ def _template(mm: int) -> tuple[_Array, _Array, _Array]:
     t1, grey, white = (_pooled(_nifti(path).astype(np.float32) / 255, mm) for path in paths)
     tissue = np.stack([1 - grey - white, grey, white]).argmax(0) + 1
     labels = np.where(t1 > _BRAIN, tissue, 0)
-    import nibabel
-
-    origin = nibabel.load(paths[0]).affine[:3, 3] + (mm - 1) / 2
+    origin = _nibabel().load(paths[0]).affine[:3, 3] + (mm - 1) / 2
     for array in (t1, labels, origin):
         array.setflags(write=False)
     return t1, labels, origin
@@ -196,7 +195,7 @@ def _otsu(values: _Array, cuts: int) -> list[float]:
 
     def gain(ends: tuple[int, ...]) -> float:
         pairs = list(zip((0, *ends), (*ends, 128), strict=True))
-        return sum((moment[b] - moment[a]) ** 2 / max(mass[b] - mass[a], 1e-12) for a, b in pairs)
+        return float(sum((moment[b] - moment[a]) ** 2 / max(mass[b] - mass[a], 1e-12) for a, b in pairs))
 
     ends = range(1, 128)
     tried = [(a,) for a in ends] if cuts == 1 else [(a, b) for a in ends for b in ends if a < b]
@@ -204,9 +203,11 @@ def _otsu(values: _Array, cuts: int) -> list[float]:
 
 
 def _nifti(path: Path) -> _Array:
-    import nibabel
+    return np.asarray(_nibabel().load(path).dataobj)
 
-    return np.asarray(nibabel.load(path).dataobj)
+
+def _nibabel() -> Any:
+    return import_module("nibabel")
 
 
 def _file(package: str, name: str) -> Path:

@@ -195,6 +195,6 @@ def _require_dims(model: nn.Module, batch: Tensor | Rowwise) -> None:
 
 
 def _writer_of(model: nn.Module) -> Callable[[nn.Module, Path], object] | None:
-    from ..models import LLMMorph, llm_morph
+    from ..models.llm_morph import LLMMorph, save
 
-    return llm_morph.save if isinstance(model, LLMMorph) else None
+    return save if isinstance(model, LLMMorph) else None

@@ -46,8 +46,9 @@ class State:
             self.identity["elsewhere"] = _digest_of(self.elsewhere)
         self.batch: int | None = None  # samples in each batch, once there was one
         self.images = True  # until targets come that are no images, whose loss has no PSNR
-        if config.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.channels_last:  # Module.to would refuse the weights of 2D or of 3D convolutions
+            for p in model.parameters():
+                p.data = self._laid_out(p.data)
         kind = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
         self.optimiser = kind(self.weights, lr=config.lr, weight_decay=config.weight_decay)
         shared = {id(p): p for p in model.parameters() if not p.requires_grad}
