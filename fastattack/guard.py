@@ -113,6 +113,10 @@ class Rowwise:
         """The same with every part changed."""
         return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)})
 
+    def moved(self, move: Callable[[Any], Any]) -> Self:
+        """The same as it is through a view that moves what is seen; ``move`` moves images and leaves other parts."""
+        return self.each(move)
+
 
 def samples_in(value: Any) -> int:
     """How many samples a tensor has, or a target of several parts (0 where it has none)."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import metrics
-from .attacks import APGD, BIM, FGSM, MIFGSM, NIFGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, Square
+from .attacks import APGD, BIM, FGSM, MIFGSM, NIFGSM, PGD, AttackResult, DenoisingPGD, ObsAtk, SimBA, Square
 from .attacks.base import Attack
 from .engine import Model, Progress
 from .engine.naming import draws_differ
@@ -27,8 +27,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "ni-fgsm": NIFGSM,
     "obsatk": ObsAtk,
     "square": Square,
+    "simba": SimBA,
 }
-_WITHOUT_A_STEP = ("fgsm", "square")
+_WITHOUT_A_STEP, _BY_QUERIES = ("fgsm", "square"), ("square", "simba")
 _IN_ONE_STEP, _FROM_THE_INPUT = ("fgsm",), ("fgsm", "bim", "mi-fgsm", "ni-fgsm")
 
 
@@ -107,14 +108,19 @@ class ImageResult:
 
 def build_attack(model: Model, config: JobConfig) -> Attack:
     """The attack that the configuration names."""
+    return ATTACKS[config.attack](model, **options_of(model, config))
+
+
+def options_of(model: Model, config: JobConfig) -> dict[str, Any]:
+    """The options of that attack."""
     name = config.attack
     options: dict[str, Any] = {"eps": config.eps, "seed": config.seed, "backend": config.backend}
-    if name != "square":
+    if name not in _BY_QUERIES:
         options["precision"] = config.precision
     elif config.precision != "fp32":
-        raise ValueError(f"precision: wanted fp32 for square, which takes no gradient, got {config.precision}")
+        raise ValueError(f"precision: wanted fp32 for {name}, which takes no gradient, got {config.precision}")
     if name not in _IN_ONE_STEP:
-        options |= {"queries" if name == "square" else "steps": config.steps}
+        options |= {"queries" if name in _BY_QUERIES else "steps": config.steps}
         if config.step is not None:
             options["step"] = config.step
     if name not in _FROM_THE_INPUT:
@@ -127,7 +133,7 @@ def build_attack(model: Model, config: JobConfig) -> Attack:
         options["eot"] = config.eot
     if name == "denoising-pgd":
         options |= {"preserve_noise": config.preserve_noise, "sigma": config.sigma / 255}
-    return ATTACKS[name](model, **options)
+    return options
 
 
 def image_names(paths: list[Path]) -> list[str]:

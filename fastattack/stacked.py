@@ -17,7 +17,7 @@ from torch.func import functional_call, stack_module_state
 from .alike import alike, difference
 from .attacks.base import Attack, AttackResult
 from .fast.precision import tf32
-from .guard import fresh, left_as_found
+from .guard import Rowwise, fresh, left_as_found
 from .inputs import told
 
 
@@ -109,6 +109,8 @@ def stacked(
 
     def spread(value: Any) -> Any:
         """One row for each model beside each sample's."""
+        if isinstance(value, Rowwise):
+            return value.each(spread)
         per_sample = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch
         return value.repeat_interleave(count, 0) if per_sample else value
 

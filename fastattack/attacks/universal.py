@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import engine
 from ..engine import Models, Moment, Progress, Source, Wrapped
 from ..engine.combine import losses
-from ..guard import random_state
+from ..guard import Rowwise, random_state, rows_of
 from ..inputs import check_input, check_target
 from ..objectives import Objective
 from ..ops import check
@@ -112,6 +112,8 @@ def _mean_over(count: int) -> int:
 
 
 def _on(goal: Any, like: Tensor) -> Any:
+    if isinstance(goal, Rowwise):
+        return goal.each(lambda part: _on(part, like))
     return goal.to(like.device) if isinstance(goal, Tensor) else goal
 
 
@@ -243,5 +245,4 @@ class _Cut:
         count = len(self.x)
         for first in range(0, count, self.size):
             rows = slice(first, first + self.size)
-            per_sample = isinstance(self.target, Tensor) and self.target.dim() > 0 and len(self.target) == count
-            yield self.x[rows], self.target[rows] if per_sample else self.target
+            yield self.x[rows], rows_of(self.target, rows, count)

@@ -15,6 +15,7 @@ from ..objectives import Objective
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
 from .naming import draws_by_name
+from .part import Beside, Part
 from .schedule import Schedule
 from .source import Ensemble, Models, Moment, Single, Smoothed, Source, View, Viewed
 
@@ -56,14 +57,21 @@ def source_of(
     models = members(model)
     if len(models) > 1 and ensemble == "logits":  # one graph through all of them
         _only_plain(speed, "with ensemble='logits'")
-        singles = [Single(m) for m in models]
+        singles: list[Source] = [Single(m) for m in models]
     else:
         once = schedule.steps * schedule.restarts * schedule.eot == 1
         options = {"eval_mode": schedule.eval_mode, "once": once, "exact": exact}
-        if any(map(draws_by_name, models)):
-            _only_plain(speed, "for a model behind a defence, or another that draws by name, which runs as it is")
-        singles = [Single(m, fast=None if draws_by_name(m) else Prepared(m, speed, **options)) for m in models]
-    source: Source = singles[0]
+
+        def single(one: Any) -> Source:
+            if isinstance(one, Part):
+                return Beside(single(one.model), one)
+            if draws_by_name(one):
+                _only_plain(speed, "for a model behind a defence, or another that draws by name, which runs as it is")
+                return Single(one)
+            return Single(one, fast=Prepared(one, speed, **options))
+
+        singles = [single(m) for m in models]
+    source = singles[0]
     if len(singles) > 1:
         how, weights = (ensemble, None) if isinstance(ensemble, str) else ("mean", ensemble)
         source = Ensemble(singles, how, weights, table)

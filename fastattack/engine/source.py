@@ -13,7 +13,7 @@ from ..fast import Prepared
 from ..guard import Rowwise
 from ..objectives import Objective
 from ..ops.backend import Backend
-from .naming import draws_by_name, naming
+from .naming import call_named, draws_by_name, naming
 
 Model = Callable[[Tensor], Any]
 Models = Model | Sequence[Model] | Mapping[str, Model]
@@ -185,7 +185,7 @@ class Ensemble(Source):
 
     def value(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> Tensor:
         if self.rule == "logits":
-            return per_sample_loss(self._mean_output(), objective, x, target)
+            return per_sample_loss(self._mean_output(moment), objective, x, target)
         return self._of_losses(torch.stack([m.value(x, target, objective, moment).double() for m in self.members]))
 
     def _of_losses(self, losses: Tensor) -> Tensor:
@@ -200,11 +200,11 @@ class Ensemble(Source):
             self.columns[losses.device] = losses.new_tensor(self.weights)[:, None]
         return self.columns[losses.device]
 
-    def _mean_output(self) -> Model:
+    def _mean_output(self, moment: Moment) -> Model:
         models = [m.models[0] for m in self.members]
 
         def output(x: Tensor) -> Tensor:
-            parts: list[Tensor] = [m(x) for m in models]
+            parts: list[Tensor] = [call_named(m, x, moment.ids, moment.draw) for m in models]
             if any(p.shape != parts[0].shape for p in parts):
                 shapes = ", ".join(str(tuple(p.shape)) for p in parts)
                 raise ValueError(f"model: wanted outputs of one shape with ensemble='logits', got {shapes}")
@@ -214,7 +214,7 @@ class Ensemble(Source):
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         if self.rule == "logits":
-            return backward(lambda v: per_sample_loss(self._mean_output(), objective, v, target), x)
+            return backward(lambda v: per_sample_loss(self._mean_output(moment), objective, v, target), x)
         if self.rule == "softmax":
             return self._softmax_gradient(x, target, objective, moment)
         total, loss = None, None
@@ -329,7 +329,7 @@ class Viewed(Wrapped):
 def _moved(target: Any, shape: torch.Size, move: Callable[[Tensor], Tensor]) -> Any:
     """The target seen as the input is, or the parts of one: what is an image like the input."""
     if isinstance(target, Rowwise):
-        return target.each(lambda part: _moved(part, shape, move))
+        return target.moved(lambda part: _moved(part, shape, move))
     return move(target) if isinstance(target, Tensor) and target.shape == shape else target
 
 

@@ -151,7 +151,7 @@ class LLMMorph(nn.Module):
         }
 
     def kept_elsewhere(self) -> list[str]:
-        """Names in the state_dict of a language model's own weights, where it has a folder; checkpoints leave them out."""
+        """Names in the state_dict of a language model's own weights, where those have a folder of their own."""
         if not isinstance(self.blocks, LanguageBlocks) or self.blocks.source is None:
             return []
         return [name for name in self.state_dict() if name.startswith(_LANGUAGE) and "lora_" not in name]

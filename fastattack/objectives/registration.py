@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ops.check import is_number
 from ..registration.fields import check_field, least_determinant, warp
-from ..registration.measures import error_at_landmarks, error_of_field, needed
+from ..registration.measures import error_at_landmarks, error_of_field, known_labels
 from ..registration.overlap import check_wanted, labels_of, one_hot, soft_dice
 from ..registration.truth import Truth
 from .base import require_positive, sample_mean, widened
@@ -96,7 +96,7 @@ class overlap:
 
     def __call__(self, output: Any, target: Truth) -> Tensor:
         field = _field(output)
-        moving, fixed = needed(target, "labels_moving"), needed(target, "labels_fixed")
+        moving, fixed = known_labels(field, target)
         wanted = self.labels or labels_of(moving, fixed)
         if not wanted:
             raise ValueError("truth.labels_moving: wanted a label other than 0, the background, got none")

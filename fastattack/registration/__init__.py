@@ -16,23 +16,35 @@ from .smoothness import bending_energy, gradient_penalty
 from .synthetic import PairBatch, Synthetic, smooth_velocity
 from .templates import Subject, brain_template, dipy_slices
 from .truth import Truth
+from .volumes import Volume, normalise, read_labels, read_pair, read_volume, write_field, write_volume
 
 if TYPE_CHECKING:
+    from .attacking import RegistrationAttack, attack_registration
     from .batches import ImageBatches, PairBatches
+    from .harm import Harm, fields_of, harm_of
     from .losses import RegistrationLoss
+    from .sides import one_side
     from .training import RegistrationValidation, as_given, synthesised, train_registration
+    from .transferring import RegistrationTransfer, transfer
+    from .universals import UniversalRegistration, universal
 
 __all__ = [
+    "Harm",
     "ImageBatches",
     "Measures",
     "PairBatch",
     "PairBatches",
+    "RegistrationAttack",
     "RegistrationLoss",
+    "RegistrationTransfer",
     "RegistrationValidation",
     "Subject",
     "Synthetic",
     "Truth",
+    "UniversalRegistration",
+    "Volume",
     "as_given",
+    "attack_registration",
     "bending_energy",
     "brain_template",
     "compose",
@@ -40,34 +52,49 @@ __all__ = [
     "dipy_slices",
     "displacement_at",
     "exponential",
+    "fields_of",
     "folded",
     "gradient_penalty",
+    "harm_of",
     "jacobian_determinant",
     "landmarks",
     "local_correlation",
     "measure",
     "mind_ssc",
     "nmi",
+    "normalise",
+    "one_side",
+    "read_labels",
+    "read_pair",
+    "read_volume",
     "smooth_velocity",
     "soft_dice",
     "synthesised",
     "train_registration",
+    "transfer",
+    "universal",
     "warp",
     "warp_labels",
+    "write_field",
+    "write_volume",
 ]
 
-_LATE = {  # what attacks and trains, which import objectives, which import the measures above
+_LATER = {  # what attacks and trains: it needs objectives and models, which need the fields and measures above
+    "attacking": "RegistrationAttack attack_registration",
     "batches": "ImageBatches PairBatches",
+    "harm": "Harm fields_of harm_of",
     "losses": "RegistrationLoss",
+    "sides": "one_side",
     "training": "RegistrationValidation as_given synthesised train_registration",
+    "transferring": "RegistrationTransfer transfer",
+    "universals": "UniversalRegistration universal",
 }
-_HOMES = {name: module for module, names in _LATE.items() for name in names.split()}
+_HOMES = {name: module for module, names in _LATER.items() for name in names.split()}
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-        globals()[name] = value
-        return value
+        globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        return globals()[name]

@@ -96,13 +96,12 @@ def error_at_landmarks(field: Tensor, truth: Truth, *, softened: float = 0.0) ->
         TypeError, ValueError: the truth knows no landmarks, or they do not fit.
     """
     places, there = needed(truth, "landmarks"), needed(truth, "landmarks_moved")
+    moved = displacement_at(field, places, name="truth.landmarks")
     if there.shape != places.shape:
         raise ValueError(
             f"truth.landmarks_moved: wanted {tuple(places.shape)} as the landmarks are, got {tuple(there.shape)}"
         )
-    wide = torch.promote_types(field.dtype, torch.float32)
-    arrived = places.to(wide) + displacement_at(field, places, name="truth.landmarks")
-    return _lengths(arrived, there, truth, field, softened).mean(1)
+    return _lengths(places.to(moved) + moved, there, truth, field, softened).mean(1)
 
 
 def displacement_at(field: Tensor, points: Tensor, *, name: str = "points") -> Tensor:
@@ -154,7 +153,7 @@ def _check_truth(truth: object) -> None:
 
 def _lengths(a: Tensor, b: Tensor, truth: Truth, field: Tensor, softened: float) -> Tensor:
     """|a - b| in mm of vectors in voxels, (B, ..., d) to (B, ...)."""
-    space = spacings(truth.spacing, field)
+    space = spacings(truth.spacing, field, "truth.spacing")
     apart = (a.to(space.dtype) - b.to(space)) * space.view(len(space), *[1] * (a.dim() - 2), -1)
     if softened:
         return (apart.square().sum(-1) + softened**2).sqrt() - softened
@@ -162,13 +161,23 @@ def _lengths(a: Tensor, b: Tensor, truth: Truth, field: Tensor, softened: float)
     return length
 
 
+def known_labels(field: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
+    """Of the moving and of the fixed image, (B, 1, *spatial).
+
+    Raises:
+        TypeError, ValueError: the truth lacks either, or they do not fit the field.
+    """
+    moving, fixed = needed(truth, "labels_moving"), needed(truth, "labels_fixed")
+    check_labels(moving, "truth.labels_moving", field=field)
+    check_labels(fixed, "truth.labels_fixed", field=field)
+    return moving, fixed
+
+
 def _dice(field: Tensor, truth: Truth) -> Tensor:
     """(B,): the mean over the labels that a sample has; NaN where it has none."""
-    moving = check_labels(needed(truth, "labels_moving"), "truth.labels_moving")
-    fixed = check_labels(needed(truth, "labels_fixed"), "truth.labels_fixed")
+    moving, fixed = known_labels(field, truth)
     warped = warp_labels(moving, field)
     wanted = labels_of(warped, fixed)
     if not wanted:
         return field.new_full((len(field),), torch.nan)
-    mean: Tensor = dice(warped, fixed, labels=wanted).nanmean(1)
-    return mean
+    return dice(warped, fixed, labels=wanted).nanmean(1)

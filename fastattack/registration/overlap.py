@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fields import warp
+from .fields import check_field, warp
 
 
-def check_labels(labels: Any, name: str = "labels") -> Tensor:
+def check_labels(labels: Any, name: str = "labels", *, field: Tensor | None = None) -> Tensor:
     """A label map, as it is.
 
     Raises:
-        TypeError, ValueError: something else than integers (or bool), (B, 1, *spatial) in 2D or 3D.
+        TypeError, ValueError: something else than integers (or bool), (B, 1, *spatial) in 2D or 3D, on the field's grid
+            if one is given.
     """
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
         raise TypeError(f"{name}: wanted a tensor of integers, got {getattr(labels, 'dtype', type(labels).__name__)}")
+    if field is not None and labels.shape != (wanted := (field.shape[0], 1, *field.shape[2:])):
+        raise ValueError(f"{name}: wanted {wanted} as the field is, got {tuple(labels.shape)}")
     if labels.dim() not in (4, 5) or labels.shape[1] != 1:
         raise ValueError(f"{name}: wanted (B, 1, H, W) or (B, 1, D, H, W), got {tuple(labels.shape)}")
     return labels
@@ -65,7 +68,8 @@ def warp_labels(labels: Tensor, field: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: no label map, or a field that does not fit.
     """
-    check_labels(labels)
+    check_field(field)
+    check_labels(labels, field=field)
     # float64 holds every label below 2^53
     return warp(labels.double(), field.double(), mode="nearest").to(labels.dtype)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .fields import check_field
 
 
-def spacings(spacing: Sequence[float] | Tensor | None, field: Tensor) -> Tensor:
+def spacings(spacing: Sequence[float] | Tensor | None, field: Tensor, name: str = "spacing") -> Tensor:
     """(B or 1, d) mm per voxel, in the field's dtype (float32 at least) and on its device; None is 1 mm.
 
     Raises:
@@ -23,10 +23,10 @@ def spacings(spacing: Sequence[float] | Tensor | None, field: Tensor) -> Tensor:
     found = torch.as_tensor(spacing, dtype=wide)
     if tuple(found.shape) not in ((dims,), (1, dims), (batch, dims)):
         raise ValueError(
-            f"spacing: wanted {dims} numbers in mm, or ({batch}, {dims}) of them, got shape {tuple(found.shape)}"
+            f"{name}: wanted {dims} numbers in mm, or ({batch}, {dims}) of them, got shape {tuple(found.shape)}"
         )
     if found.device.type == "cpu" and not bool((found.isfinite() & (found > 0)).all()):
-        raise ValueError(f"spacing: wanted finite numbers above 0, got {found.tolist()}")
+        raise ValueError(f"{name}: wanted finite numbers above 0, got {found.tolist()}")
     return found.to(field.device).view(-1, dims)
 
 

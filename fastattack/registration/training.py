@@ -194,7 +194,7 @@ def _require_dims(model: nn.Module, batch: Tensor | Rowwise) -> None:
         raise ValueError(f"data: wanted images of {dims} dimensions as the model's are, got {tuple(images.shape)}")
 
 
-def _writer_of(model: nn.Module) -> Callable[[nn.Module, Path], object] | None:
+def _writer_of(model: nn.Module) -> Callable[[Any, Path], object] | None:
     from ..models.llm_morph import LLMMorph, save
 
     return save if isinstance(model, LLMMorph) else None

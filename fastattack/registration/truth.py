@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
+from typing_extensions import Self
 
 from ..guard import Rowwise
 
@@ -31,3 +34,20 @@ class Truth(Rowwise):
     labels_fixed: Tensor | None = None
     spacing: Tensor | None = None
     pair: Tensor | None = None
+
+    def moved(self, move: Callable[[Any], Any]) -> Self:
+        """Of pairs seen through a view that moves them: only the pair can be seen so.
+
+        Raises:
+            ValueError: something else is known. Arrows of a field, landmarks and labels are no image to be resampled,
+                and a 2D field even has a pair's shape.
+        """
+        known = [
+            f.name for f in fields(self) if f.name not in ("pair", "spacing") and getattr(self, f.name) is not None
+        ]
+        if known:
+            raise ValueError(
+                f"view: wanted one that leaves every voxel in its place (and says so: moves_target = False, as "
+                f"fa.views.Noise) where the target has {', '.join(known)}"
+            )
+        return self.each(move)
