@@ -78,11 +78,10 @@ def trained(name: str, language: Path, folder: Path, effort: Effort) -> tuple[LL
     model = untrained(name, language, effort)
     subject = data.slices("train")
     batches = ImageBatches(
-        subject.images, subject.labels, subject.masks, batch=effort.batch, flips=False, seed=effort.seed
-    )
-    config = fa.training.TrainConfig(
-        steps=effort.steps, lr=effort.lr, warmup=min(50, effort.steps), clip=1.0, log_every=50, valid_every=10
-    )
+        subject.images, subject.labels, subject.masks, batch=effort.batch, flips=False, seed=effort.seed,
+        steps_per_epoch=50,
+    )  # fmt: skip
+    config = fa.training.TrainConfig(steps=effort.steps, lr=effort.lr, warmup=min(50, effort.steps), clip=1.0)
     check = data.learnt(8)
     began = time.process_time()
     result = train_registration(

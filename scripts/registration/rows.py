@@ -9,17 +9,17 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from fastattack.registration.attacking import attack_registration
-from fastattack.registration.harm import Harm, harm_of
-from fastattack.registration.transferring import transfer
-from fastattack.registration.universals import universal
 from purification.store import Store
 from torch import Tensor, nn
 
 import fastattack as fa
 from fastattack.evaluate.bootstrap import Bootstrap
 from fastattack.objectives import registration as objectives
+from fastattack.registration.attacking import attack_registration
+from fastattack.registration.harm import Harm, harm_of
 from fastattack.registration.measures import Measures, measure
+from fastattack.registration.transferring import transfer
+from fastattack.registration.universals import universal
 
 from .data import Pairs
 from .nets import Silent
