@@ -64,6 +64,22 @@ def learnt(count: int) -> Pairs:
     return pairs(slices("train"), count, seed=3)
 
 
+@cache
+def pool(count: int) -> Truth:
+    """Pairs of the learnt slices for training, with other deformations than `learnt` has; no landmarks."""
+    made = replace(synthetic(), points=0)
+    rows = torch.arange(count) % len(slices("train"))
+    parts = []
+    for some in torch.arange(count).split(100):
+        few = slices("train").take(rows[some])
+        found = made.pairs(few.images, few.labels, few.masks, seed=4, ids=some.tolist())
+        parts.append(
+            Truth(field=found.truth.field, mask=found.truth.mask, spacing=found.truth.spacing, pair=found.pair)
+        )
+    columns = {k: torch.cat([getattr(p, k) for p in parts]) for k in ("field", "mask", "spacing", "pair")}
+    return Truth(**columns)
+
+
 def second(count: int) -> Pairs:
     """Of another head: one slice, many deformations."""
     return pairs(other_head(), count, seed=2)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastattack.registration.pictures import beside, checkerboard, enlarged, grid_picture
 from torch import Tensor
 
 import fastattack as fa
@@ -13,7 +14,6 @@ from fastattack.images import save_png
 from fastattack.objectives import registration as objectives
 from fastattack.registration.attacking import attack_registration
 from fastattack.registration.fields import warp
-from fastattack.registration.pictures import beside, checkerboard, enlarged, grid_picture
 
 from .data import Pairs
 from .rows import STEPS
@@ -22,8 +22,8 @@ ZOOM, SCALE = 2, 6.0  # mm of error that is white
 
 
 def save(path: Path, model: Any, some: Pairs, *, row: int, eps: int) -> None:
-    """Two rows, before and after PGD on both images; moving, fixed, warped, checkerboard of warped and fixed image, grid
-    of the field (red where it folds), error of the field (white: 6 mm)."""
+    """Two rows, before and after PGD on both images: moving, fixed, warped, checkerboard of warped and fixed image,
+    grid of the field (red where it folds), error of the field (white: 6 mm)."""
     found = attack_registration(
         model, some.pair, some.truth, attack=fa.PGD, objective=objectives.field_error(), eps=eps / 255, steps=STEPS
     )
