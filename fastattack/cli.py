@@ -17,13 +17,15 @@ from .commands.evaluate import evaluate
 from .commands.info import info
 from .commands.many import ManyValues
 from .commands.purify import purify
+from .commands.register import register
 from .commands.sample import sample
 from .commands.train import train
+from .commands.train_registration import train_registration
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
-for command in (attack, certify, compare, train, distill, sample, bench, info):
+for command in (attack, certify, compare, train, distill, register, train_registration, sample, bench, info):
     app.command()(command)
 app.command(cls=ManyValues)(evaluate)
 app.command(cls=ManyValues)(purify)

@@ -104,7 +104,8 @@ def test_a_view_moves_image_and_target_alike():
 
 def test_the_gradient_through_a_view_is_autograds(model):
     from fastattack.engine import Moment
-    from fastattack.engine.source import Single, Viewed
+    from fastattack.engine.source import Single
+    from fastattack.engine.viewed import Viewed
     from fastattack.ops import resolve
 
     y, clean = pair(2, 12)

@@ -4,11 +4,12 @@ Nothing in the loop waits for the device: the best iterate and the search for no
 are read once, at the end (with ``stop``: every few steps).
 """
 
+from .ensemble import ENSEMBLES, Ensemble
 from .job import Job
 from .loop import attack
 from .naming import draws_by_name
 from .schedule import NonFiniteError, Outcome, Progress, Schedule
-from .source import ENSEMBLES, Ensemble, Model, Models, Moment, Single, Source, View, Wrapped
+from .source import Model, Models, Moment, Single, Source, View, Wrapped
 from .walk import Rule, Steepest, Walk
 
 __all__ = [

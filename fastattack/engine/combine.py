@@ -14,10 +14,12 @@ from ..guard import fresh, left_as_found
 from ..objectives import Objective
 from ..ops.backend import Backend
 from ..ops.dispatch import resolve
+from .ensemble import Ensemble
 from .naming import draws_by_name
 from .part import Beside, Part
 from .schedule import Schedule
-from .source import Ensemble, Models, Moment, Single, Smoothed, Source, View, Viewed
+from .source import Models, Moment, Single, Source, View
+from .viewed import Smoothed, Viewed
 
 PLAIN = Speed()
 

@@ -144,14 +144,15 @@ def open_language(
         lora: None: no LoRA, nothing is to be trained.
         causal: False: all tokens see each other, by a mask of four dimensions. Whether the model follows it is checked
             when it is opened. With transformers 5.24 these do: Llama, Mistral, Qwen2, Gemma, Gemma 2, Phi, GPT-2,
-            GPT-J, GPT-NeoX and OPT; BLOOM and GPT-Neo do not. True: the model's own mask.
+            GPT-J, GPT-NeoX and OPT; BLOOM and GPT-Neo do not; with 4.48 GPT-2 and OPT do not either. True: the model's
+            own mask.
         seed: of LoRA's first weights.
 
     Raises:
         RuntimeError: transformers or peft is missing; names the extra.
         TypeError, ValueError: no causal language model of transformers, layers that it does not have (says which there
             are), tokens that do not see each other although they should.
-        OSError: it cannot be opened.
+        OSError: it cannot be found or read.
     """
     require("transformers", what=WHAT, extra=EXTRA)
     found = _body(source if isinstance(source, nn.Module) else _opened(source))
@@ -185,14 +186,14 @@ def build_language(config: dict[str, Any]) -> nn.Module:
     require("transformers", what=WHAT, extra=EXTRA)
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    rest = dict(config)
+    rest = {k: v for k, v in config.items() if not k.startswith("_")}  # else transformers 4 thinks its work is done
     with random_state(torch.device("cpu")):
         wanted = AutoConfig.for_model(rest.pop("model_type"), **rest)
         return AutoModelForCausalLM.from_config(wanted)  # type: ignore[no-any-return]
 
 
 def _where(source: str | Path) -> str:
-    path = Path(source)
+    path = Path(source).expanduser()
     return str(path.resolve()) if path.exists() else str(source)
 
 
@@ -201,12 +202,17 @@ def _opened(source: str | Path) -> nn.Module:
 
     if not isinstance(source, (str, Path)):
         raise TypeError(f"language: wanted a folder, a name or a model of transformers, got {type(source).__name__}")
+    local = isinstance(source, Path) or Path(source).exists() or source.startswith((".", "/", "~"))
+    if local and not Path(source).expanduser().is_dir():
+        raise FileNotFoundError(f"language: {source}: no such folder")
+    name = str(Path(source).expanduser()) if local else str(source)
     with random_state(torch.device("cpu")):
         try:
-            return AutoModelForCausalLM.from_pretrained(str(source))  # type: ignore[no-any-return]
-        except OSError as error:
+            return AutoModelForCausalLM.from_pretrained(name, local_files_only=local)  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
             first = (str(error).splitlines() or [""])[0]
-            raise OSError(f"language: {source}: cannot be opened as a model of transformers: {first}") from error
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(f"language: {source}: cannot be opened as a causal language model: {first}") from error
 
 
 def _body(model: nn.Module) -> Any:

@@ -134,7 +134,7 @@ class LLMMorph(nn.Module):
             raise ValueError(
                 f"pair: wanted {form}, moving and fixed image of {self.dims} dimensions, got {tuple(pair.shape)}"
             )
-        weight = next(self.heads.parameters())
+        weight = next(self.encoders.parameters())
         if pair.dtype != weight.dtype and not torch.is_autocast_enabled(pair.device.type):
             raise TypeError(f"pair: wanted {weight.dtype} as the weights are, got {pair.dtype}")
 

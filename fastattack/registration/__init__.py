@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .batches import ImageBatches, PairBatches
     from .harm import Harm, fields_of, harm_of
     from .losses import RegistrationLoss
+    from .opening import OpenedRegistration, open_registration
+    from .pictures import checkerboard, determinant_picture, grid_picture
+    from .registering import Registered, register
     from .sides import one_side
     from .training import RegistrationValidation, as_given, synthesised, train_registration
     from .transferring import RegistrationTransfer, transfer
@@ -32,8 +35,10 @@ __all__ = [
     "Harm",
     "ImageBatches",
     "Measures",
+    "OpenedRegistration",
     "PairBatch",
     "PairBatches",
+    "Registered",
     "RegistrationAttack",
     "RegistrationLoss",
     "RegistrationTransfer",
@@ -47,7 +52,9 @@ __all__ = [
     "attack_registration",
     "bending_energy",
     "brain_template",
+    "checkerboard",
     "compose",
+    "determinant_picture",
     "dice",
     "dipy_slices",
     "displacement_at",
@@ -55,6 +62,7 @@ __all__ = [
     "fields_of",
     "folded",
     "gradient_penalty",
+    "grid_picture",
     "harm_of",
     "jacobian_determinant",
     "landmarks",
@@ -64,9 +72,11 @@ __all__ = [
     "nmi",
     "normalise",
     "one_side",
+    "open_registration",
     "read_labels",
     "read_pair",
     "read_volume",
+    "register",
     "smooth_velocity",
     "soft_dice",
     "synthesised",
@@ -84,6 +94,9 @@ _LATER = {  # what attacks and trains: it needs objectives and models, which nee
     "batches": "ImageBatches PairBatches",
     "harm": "Harm fields_of harm_of",
     "losses": "RegistrationLoss",
+    "opening": "OpenedRegistration open_registration",
+    "pictures": "checkerboard determinant_picture grid_picture",
+    "registering": "Registered register",
     "sides": "one_side",
     "training": "RegistrationValidation as_given synthesised train_registration",
     "transferring": "RegistrationTransfer transfer",

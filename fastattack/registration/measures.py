@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..guard import Rowwise
-from .fields import check_field, folded, jacobian_determinant
+from .fields import check_field, least_determinant
 from .overlap import check_labels, dice, labels_of, warp_labels
 from .smoothness import spacings
 from .truth import Truth
@@ -25,8 +25,8 @@ class Measures(Rowwise):
         dice: of the warped moving labels and the fixed ones, the mean over the labels (0 is the background) that are in
             either; NaN where there is none.
         folded: share of the voxels at which the field folds (`fields.folded`, which misses no fold).
-        least_determinant: the least Jacobian determinant by central differences, as is usual. It can be above 0 where
-            ``folded`` is, too: central differences skip the voxel itself.
+        least_determinant: the least Jacobian determinant over the same one-sided differences: 0 or less if and only if
+            the field folds. (By central differences, as often told, it can be above 0 although there are folds.)
     """
 
     field_error: Tensor | None = None
@@ -51,12 +51,13 @@ def measure(field: Tensor, truth: Truth) -> Measures:
         raise ValueError("field: wanted finite displacements, got NaN or infinity")
     with torch.no_grad():
         u = field.detach().double()
+        determinants = least_determinant(u).flatten(1)
         return Measures(
             field_error=None if truth.field is None else error_of_field(u, truth),
             tre=None if truth.landmarks is None else error_at_landmarks(u, truth),
             dice=_dice(u, truth) if truth.labels_moving is not None and truth.labels_fixed is not None else None,
-            folded=folded(u).flatten(1).double().mean(1),
-            least_determinant=jacobian_determinant(u).flatten(1).amin(1),
+            folded=(determinants <= 0).double().mean(1),
+            least_determinant=determinants.amin(1),
         )
 
 

@@ -44,10 +44,12 @@ def _by_sample(found: Tensor, moving: Tensor) -> Tensor:
 
 def _window_means(t: Tensor, window: int) -> Tensor:
     """(B, C, *spatial) to the means over the cubes of ``window`` voxels that lie inside, axis by axis."""
-    dims = t.dim() - 2
-    pool = functional.avg_pool2d if dims == 2 else functional.avg_pool3d
-    for axis in range(dims):  # pooling, for cuDNN's convolutions run in TF32 by default
-        t = pool(t, [window if k == axis else 1 for k in range(dims)], stride=1)
+    for axis in range(2, t.dim()):  # slices, for cuDNN's convolutions run in TF32 by default, and pooling is slower
+        count = t.shape[axis] - window + 1
+        total = t.narrow(axis, 0, count)
+        for i in range(1, window):
+            total = total + t.narrow(axis, i, count)
+        t = total / window
     return t
 
 
