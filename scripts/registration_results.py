@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=6, help="pairs for attacks without gradients")
     parser.add_argument("--queries", type=int, default=100, help="of an attack without gradients")
     parser.add_argument("--transfer-eps", type=int, nargs="+", default=[4], metavar="EPS")
-    parser.add_argument("--volume-steps", type=int, default=150)
+    parser.add_argument("--volume-steps", type=int, default=500)
     parser.add_argument("--folder", type=Path, default=Path("out/registration"), help="where trained nets are kept")
     parser.add_argument("--json", type=Path, default=Path("docs/results/registration.json"))
     parser.add_argument("--markdown", type=Path, default=Path("docs/results/registration.md"))

@@ -66,18 +66,19 @@ def learnt(count: int) -> Pairs:
 
 @cache
 def pool(count: int) -> Truth:
-    """Pairs of the learnt slices for training, with other deformations than `learnt` has; no landmarks."""
-    made = replace(synthetic(), points=0)
-    rows = torch.arange(count) % len(slices("train"))
+    """Pairs of the learnt slices for training, with other deformations than `learnt` has."""
+    return made_of(slices("train"), count, seed=4, made=synthetic())
+
+
+def made_of(subject: Subject, count: int, *, seed: int, made: Synthetic) -> Truth:
+    """``count`` pairs and their fields, no landmarks."""
+    made, rows = replace(made, points=0), torch.arange(count) % len(subject)
     parts = []
     for some in torch.arange(count).split(100):
-        few = slices("train").take(rows[some])
-        found = made.pairs(few.images, few.labels, few.masks, seed=4, ids=some.tolist())
-        parts.append(
-            Truth(field=found.truth.field, mask=found.truth.mask, spacing=found.truth.spacing, pair=found.pair)
-        )
-    columns = {k: torch.cat([getattr(p, k) for p in parts]) for k in ("field", "mask", "spacing", "pair")}
-    return Truth(**columns)
+        few = subject.take(rows[some])
+        pair, truth = made.pairs(few.images, few.labels, few.masks, seed=seed, ids=some.tolist())
+        parts.append({"field": truth.field, "mask": truth.mask, "spacing": truth.spacing, "pair": pair})
+    return Truth(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
 def second(count: int) -> Pairs:

@@ -16,15 +16,16 @@ from torch import Tensor
 import fastattack as fa
 from fastattack.files import write_atomic
 from fastattack.models.llm_morph import LLMMorph, count_parameters, load
-from fastattack.registration.batches import ImageBatches
+from fastattack.registration.batches import PairBatches
 from fastattack.registration.synthetic import Synthetic
 from fastattack.registration.templates import Subject, brain_template
-from fastattack.registration.training import synthesised, train_registration
+from fastattack.registration.training import train_registration
 
+from . import data
 from .data import Pairs, pairs
 from .nets import loss
 
-SIZE, MM = (48, 48, 48), 4
+SIZE, MM, POOL = (48, 48, 48), 4, 200
 MADE = Synthetic(contrast="t2", amplitude=(2.0, 3.0), scale=6.0, spacing=(4.0,) * 3)
 
 
@@ -38,19 +39,16 @@ def held_out(count: int) -> Pairs:
 
 
 def trained(language: Path | None, folder: Path, steps: int) -> tuple[LLMMorph, dict[str, Any]]:
-    """As `nets.trained`; one pair a step."""
+    """As `nets.trained`; two pairs a step, of a pool."""
     said = folder / "took.json"
     if said.is_file() and (took := json.loads(said.read_text()))["steps"] == steps:
         return load(folder / "model.safetensors"), took
     options: dict[str, Any] = {"blocks": 4} if language is None else {"language": language}
-    model = LLMMorph(dims=3, width=8, levels=3, **options)
-    subject = head()
-    batches = ImageBatches(subject.images, subject.labels, subject.masks, batch=1, flips=True)
-    config = fa.training.TrainConfig(steps=steps, lr=2e-3, warmup=min(20, steps), clip=1.0, log_every=20)
+    model = LLMMorph(dims=3, levels=2, finest=4, **options)
+    batches = PairBatches(data.made_of(head(), POOL, seed=4, made=MADE), batch=2, steps_per_epoch=50)
+    config = fa.training.TrainConfig(steps=steps, lr=1.5e-3, warmup=min(50, steps), clip=1.0)
     began = time.process_time()
-    train_registration(
-        model, batches, config, out=folder, strategy=synthesised(MADE), loss=loss(), resume=True, progress=False
-    )
+    train_registration(model, batches, config, out=folder, loss=loss(), resume=True, progress=False)
     spent = round(time.process_time() - began, 1)
     took = {"steps": steps, "parameters": asdict(count_parameters(model)), "cpu_seconds": spent}
     write_atomic(said, (json.dumps(took, indent=1) + "\n").encode())
