@@ -29,7 +29,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "square": Square,
     "simba": SimBA,
 }
-_WITHOUT_A_STEP, _BY_QUERIES = ("fgsm", "square"), ("square", "simba")
+_WITHOUT_A_STEP, BY_QUERIES = ("fgsm", "square"), ("square", "simba")
 _IN_ONE_STEP, _FROM_THE_INPUT = ("fgsm",), ("fgsm", "bim", "mi-fgsm", "ni-fgsm")
 
 
@@ -115,12 +115,12 @@ def options_of(model: Model, config: JobConfig) -> dict[str, Any]:
     """The options of that attack."""
     name = config.attack
     options: dict[str, Any] = {"eps": config.eps, "seed": config.seed, "backend": config.backend}
-    if name not in _BY_QUERIES:
+    if name not in BY_QUERIES:
         options["precision"] = config.precision
     elif config.precision != "fp32":
         raise ValueError(f"precision: wanted fp32 for {name}, which takes no gradient, got {config.precision}")
     if name not in _IN_ONE_STEP:
-        options |= {"queries" if name in _BY_QUERIES else "steps": config.steps}
+        options |= {"queries" if name in BY_QUERIES else "steps": config.steps}
         if config.step is not None:
             options["step"] = config.step
     if name not in _FROM_THE_INPUT:

@@ -469,3 +469,20 @@ def test_measures_are_those_of_the_fields() -> None:
     found = run(model, pair, truth, side="moving").harm
     assert torch.equal(found.before.field_error, measure(model(pair), truth).field_error)
     assert torch.equal(found.rises["folded"], found.after.folded - found.before.folded)
+
+
+def test_models_in_a_stack_share_the_truth() -> None:
+    """`attack_each` gives each model's copy of a pair its own row of the truth."""
+    pair = pairs()
+    truth = replace(truth_of(pair), field=torch.randn(pair.shape, generator=torch.Generator().manual_seed(9)))
+    other = Small()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(1.5)
+    options: dict[str, Any] = {"objective": objectives.field_error(), "eps": EPS, "steps": 4}
+    ways = [
+        fa.attack_each([Small(), other], pair, truth, attack=lambda m: fa.PGD(m, **options), how=how)
+        for how in ("stacked", "turns")
+    ]
+    for k in (0, 1):
+        assert torch.allclose(ways[0].results[k].adversarial, ways[1].results[k].adversarial, atol=2e-6)

@@ -219,6 +219,19 @@ def test_attacked_pairs_raise_the_loss_within_their_radius() -> None:
     assert hard.describe()["objective"]["supervised"] == 1.0
 
 
+def test_a_share_of_the_pairs_is_attacked_each_against_its_own_truth() -> None:
+    model, given, loss = Net().eval(), images(6), r.RegistrationLoss(similarity=None, supervised=1.0, smoothness=0)
+    plain = r.synthesised(synthetic(), seed=7)
+    options = {"eps": 4 / 255, "steps": 2, "bounds": (0, 1), "objective": loss}
+    before, _ = plain(model, given, sample_ids=range(6), epoch=0)
+    some, _ = attacked(plain, share=0.5, **options)(model, given, sample_ids=range(6), epoch=0)
+    every, _ = attacked(plain, **options)(model, given, sample_ids=range(6), epoch=0)
+    changed = (some != before).flatten(1).any(1)
+    assert 0 < changed.sum() < 6
+    assert torch.allclose(some[changed], every[changed], atol=1e-6)
+    assert torch.equal(some[~changed], before[~changed])
+
+
 # -- the loop ------------------------------------------------------------------------------------------------------
 
 

@@ -113,6 +113,10 @@ def test_options_that_do_not_fit_are_one_line(data: Path, tmp_path: Path, capsys
         (("--data", data, "--similarity", "ncc"), "similarity: wanted one of mind"),
         (("--data", data, "--layers", "0:2"), "layers: wanted with --language"),
         (("--data", data, "--language", data, "--layers", "two"), "layers: wanted first:last+1"),
+        (
+            ("--data", data, "--language", data, "--layers", "0:1", "--weights", "x"),
+            "layers: wanted none with --weights",
+        ),
         (("--data", tmp_path / "none"), "none: no such file or folder"),
         (("--plane", "oblique"), "plane: wanted one of"),
         (("--patch", 32), "patch: wanted with --data"),

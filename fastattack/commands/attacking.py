@@ -6,15 +6,29 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich.console import Console
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..job import ImageResult, Watch
-    from ..report import ReportFolder
+    from ..job import Watch
+
+Result = TypeVar("Result")
+Taken = TypeVar("Taken", contravariant=True)
+
+
+class Report(Protocol[Taken]):
+    """A `fastattack.report.OutputFolder` that takes results one by one."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *reason: Any) -> None: ...
+
+    def add(self, result: Taken, /) -> None: ...
+
+    def finish(self, config: dict[str, Any], /) -> object: ...
 
 
 def packaged_images() -> AbstractContextManager[Path]:
@@ -30,9 +44,7 @@ def load_data(data: list[Path] | None, channels: int) -> list[tuple[str, Tensor]
         return load_images(list(data) if data else [packaged], channels)
 
 
-def with_bar(
-    run: Callable[[Watch], Iterator[ImageResult]], total: int, words: Callable[[Tensor], str]
-) -> Iterator[ImageResult]:
+def with_bar(run: Callable[[Watch], Iterator[Result]], total: int, words: Callable[[Tensor], str]) -> Iterator[Result]:
     """Results as they come, under a progress bar over ``total`` gradients; ``words`` of the losses at hand."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -49,10 +61,10 @@ def with_bar(
 
 
 def deliver(
-    results: Iterator[ImageResult],
-    folder: ReportFolder | None,
+    results: Iterator[Result],
+    folder: Report[Result] | None,
     config: dict[str, Any],
-    show: Callable[[list[ImageResult]], None],
+    show: Callable[[list[Result]], None],
     out: Path | None,
 ) -> None:
     """Write the results into the folder, where there is one, and show them."""

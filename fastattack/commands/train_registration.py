@@ -93,6 +93,8 @@ def train_registration(
         options |= {"language": language, "layers": _layers(layers), "lora": lora, "causal": causal}
     elif layers is not None:
         raise ValueError("layers: wanted with --language alone")
+    if weights is not None and layers is not None:
+        raise ValueError(f"layers: wanted none with --weights, whose file says which, got {layers!r}")
     net = _net(weights, options, language).to(device_of(device))
     result = registration.train_registration(
         net, batches, config, out=out, strategy=strategy, loss=loss, validation=validation, resume=resume,

@@ -10,7 +10,6 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..extras import require
-from ..guard import random_state, seed_torch
+from ..guard import random_state
+from .lora import EXTRA, Lora, adapt
 
-EXTRA, WHAT = "registration", "a language model"
+__all__ = ["LanguageBlocks", "Lora", "build_language", "open_language", "own_name"]
 
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adaptation (arXiv 2106.09685) of linear layers: W + alpha / rank B A, with B = 0 at first.
-
-    Attributes:
-        rank: of B A. alpha: its weight. dropout: of the inputs of A, in training mode.
-        targets: last names of the layers that get one ("q_proj", say); None: every linear layer of the kept blocks.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"lora: wanted a rank that is a whole number >= 1, got {self.rank!r}")
-        if not 0 <= self.dropout < 1 or not self.alpha > 0:
-            raise ValueError(f"lora: wanted alpha > 0 and dropout in [0, 1), got {self.alpha!r} and {self.dropout!r}")
+WHAT = "a language model"
 
 
 class LanguageBlocks(nn.Module):
@@ -173,7 +154,9 @@ def open_language(
     blocks.source = None if isinstance(source, nn.Module) else _where(source)
     blocks.out_width = _probe(blocks)
     if lora is not None:
-        _adapt(blocks, name, lora, seed)
+        adapt(blocks.net, name, lora, seed)
+        blocks.lora = lora
+        blocks.train(blocks.training)
     return blocks
 
 
@@ -297,36 +280,3 @@ def _probe(blocks: LanguageBlocks) -> int:
         return int(out.shape[-1])
     hint = "" if blocks.causal else "; causal=True takes its own mask"
     raise ValueError(f"language: {kind} does not run on tokens of embeddings{hint}: {problem}")
-
-
-def _linear(module: nn.Module) -> bool:
-    """GPT-2 of transformers has a Conv1D in its place, which multiplies by the transposed weight."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _adapt(blocks: LanguageBlocks, name: str, lora: Lora, seed: int) -> None:
-    require("peft", what="LoRA", extra=EXTRA)
-    from peft import LoraConfig, inject_adapter_in_model
-
-    linear = {
-        f"{name}.{part}": module
-        for part, module in blocks.net.get_submodule(name).named_modules()
-        if _linear(module) and (lora.targets is None or part.rpartition(".")[2] in lora.targets)
-    }
-    if not linear:
-        raise ValueError(f"lora: wanted linear layers of the language model, got {lora.targets or 'none there'}")
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(linear),
-        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in linear.values()),
-        bias="none",
-    )
-    with random_state(torch.device("cpu")):
-        seed_torch(seed, torch.device("cpu"))
-        inject_adapter_in_model(config, blocks.net)
-    blocks.lora = lora
-    for key, parameter in blocks.net.named_parameters():
-        parameter.requires_grad_("lora_" in key)
-    blocks.train(blocks.training)

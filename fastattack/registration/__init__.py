@@ -7,6 +7,7 @@ model is called with a pair and gives the field (B, d, *spatial) by which the mo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .classical import Classical
 from .fields import compose, exponential, folded, jacobian_determinant, warp
 from .landmarks import landmarks
 from .measures import Measures, displacement_at, measure
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .universals import UniversalRegistration, universal
 
 __all__ = [
+    "Classical",
     "Harm",
     "ImageBatches",
     "Measures",

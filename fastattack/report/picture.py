@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -41,21 +41,35 @@ def comparison(result: ImageResult, *, least: int = 0) -> Image.Image:
     ]
     zoom = max(1, least // max(result.clean.shape[-2:]))
     height, width = (zoom * size for size in result.clean.shape[-2:])
-    label = _LABEL + (_WORDS if any(f"says_{key}" in row for _, key, _ in panels) else 0)
-    cell = max(width, 220)
-    sheet = Image.new("RGB", (3 * cell + 4 * _MARGIN, 2 * (height + label + _MARGIN) + _MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for k, (title, key, image) in enumerate(panels):
-        left = _MARGIN + (k % 3) * (cell + _MARGIN)
-        top = _MARGIN + (k // 3) * (height + label + _MARGIN)
-        draw.text((left, top), title, fill="black", font=font)
-        if f"says_{key}" in row:
-            words = _fitting(
-                f"says {row[f'says_{key}'] or 'nothing'}", lambda text: draw.textlength(text, font) <= cell
+    return sheet(
+        [
+            (
+                title, f"says {row[f'says_{key}'] or 'nothing'}" if f"says_{key}" in row else "",
+                panel(image).resize((width, height), Image.Resampling.NEAREST),
             )
-            draw.text((left, top + _WORDS), words, fill="#b00020", font=font)
-        sheet.paste(panel(image).resize((width, height), Image.Resampling.NEAREST), (left, top + label - 4))
-    return sheet
+            for title, key, image in panels
+        ],
+        columns=3,
+    )  # fmt: skip
+
+
+def sheet(panels: Sequence[tuple[str, str, Image.Image]], *, columns: int) -> Image.Image:
+    """Pictures of one size in rows, each under its title, and words of another colour where it has any."""
+    width, height = panels[0][2].size
+    label = _LABEL + (_WORDS if any(words for _, words, _ in panels) else 0)
+    cell, rows = max(width, 220), -(-len(panels) // columns)
+    size = (columns * cell + (columns + 1) * _MARGIN, rows * (height + label + _MARGIN) + _MARGIN)
+    whole = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(14)
+    for k, (title, words, picture) in enumerate(panels):
+        left = _MARGIN + (k % columns) * (cell + _MARGIN)
+        top = _MARGIN + (k // columns) * (height + label + _MARGIN)
+        draw.text((left, top), title, fill="black", font=font)
+        if words:
+            fitting = _fitting(words, lambda text: draw.textlength(text, font) <= cell)
+            draw.text((left, top + _WORDS), fitting, fill="#b00020", font=font)
+        whole.paste(picture, (left, top + label - 4))
+    return whole
 
 
 def _fitting(text: str, fits: Callable[[str], bool]) -> str:

@@ -48,7 +48,8 @@ class State:
         self.images = True  # until targets come that are no images, whose loss has no PSNR
         if config.channels_last:  # Module.to would refuse the weights of 2D or of 3D convolutions
             for p in model.parameters():
-                p.data = self._laid_out(p.data)
+                if p.dim() in _CHANNELS_LAST:
+                    p.data = p.data.to(memory_format=_CHANNELS_LAST[p.dim()])
         kind = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
         self.optimiser = kind(self.weights, lr=config.lr, weight_decay=config.weight_decay)
         shared = {id(p): p for p in model.parameters() if not p.requires_grad}

@@ -1,0 +1,107 @@
+"""Pairs to attack, from files: two images, or images of which synthetic pairs are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..images import find_images, read_image
+from .synthetic import Synthetic
+from .truth import Truth
+from .volumes import normalise, read_labels, read_pair, read_volume
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair (2, *spatial) in [0, 1], and what is known of it, in parts with one row."""
+
+    name: str
+    pair: Tensor = field(repr=False)
+    truth: Truth = field(repr=False)
+
+
+def case_of_files(
+    moving: Path, fixed: Path, *, labels_moving: Path | None = None, labels_fixed: Path | None = None
+) -> Case:
+    """Two image files, NIfTI or gray, as a pair; label maps of them where there are any.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: as for `read_pair` and `read_labels`; labels of one image alone.
+    """
+    if (labels_moving is None) != (labels_fixed is None):
+        missing = "labels-moving" if labels_moving is None else "labels-fixed"
+        raise ValueError(f"{missing}: wanted the labels of both images, or of none, got those of one")
+    found = read_pair(moving, fixed)
+    labels: dict[str, Tensor] = {}
+    if labels_moving is not None and labels_fixed is not None:
+        for name, path, image in (
+            ("labels_moving", labels_moving, found.moving), ("labels_fixed", labels_fixed, found.fixed)
+        ):  # fmt: skip
+            labels[name] = read_labels(path, like=image).data[None, None]
+    truth = Truth(spacing=torch.tensor([found.fixed.spacing]), **labels)
+    return Case(f"{_stem(moving)}-{_stem(fixed)}", found.pair[0], truth)
+
+
+def synthetic_cases(data: Sequence[Path], *, seed: int, options: Synthetic | None = None) -> list[Case]:
+    """A pair of each image, deformed and with other grey values, whose true field is known (`Synthetic`).
+
+    Args:
+        data: NIfTI files, image files, and folders of image files; read as gray.
+        seed: of the draws, with the image's number.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: files that cannot be read, images too small for landmarks, or 2D
+            beside 3D.
+    """
+    volumes = [path for path in data if path.name.lower().endswith((".nii", ".nii.gz"))]
+    images = find_images([path for path in data if path not in volumes]) if len(volumes) < len(data) else []
+    if volumes and images:
+        raise ValueError("data: wanted NIfTI files or image files, got both")
+    cases: list[Case] = []
+    for number, path in enumerate([*volumes, *images]):
+        if volumes:
+            volume = normalise(read_volume(path))
+            image, spacing = volume.data, volume.spacing
+        else:
+            image, spacing = read_image(path, 1)[0], (1.0, 1.0)
+        if cases and image.dim() != cases[0].pair.dim() - 1:
+            raise ValueError(
+                f"data: wanted images of {cases[0].pair.dim() - 1} dimensions, got {image.dim()} in {path}"
+            )
+        made = (options or Synthetic(spacing=spacing)).pairs(image[None, None], seed=seed, ids=[number])
+        cases.append(Case(_stem(path), made.pair[0], made.truth))
+    return _named_once(cases)
+
+
+def joined(truths: Sequence[Truth]) -> Truth:
+    """What is known of all pairs; parts that each truth has.
+
+    Raises:
+        ValueError: some have a part that others lack.
+    """
+    parts: dict[str, Tensor | None] = {}
+    for name in (f.name for f in fields(Truth)):
+        values = [getattr(truth, name) for truth in truths]
+        there = [value for value in values if value is not None]
+        if there and len(there) != len(values):
+            raise ValueError(f"truth: wanted {name} of every pair or of none, got it of {len(there)} of {len(values)}")
+        parts[name] = torch.cat(there) if there else None
+    return Truth(**parts)
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
+
+
+def _named_once(cases: list[Case]) -> list[Case]:
+    """With the number behind names that repeat, so that files can be called so."""
+    names = [case.name.casefold() for case in cases]
+    return [
+        case if names.count(case.name.casefold()) == 1 else Case(f"{case.name}_{k}", case.pair, case.truth)
+        for k, case in enumerate(cases)
+    ]
