@@ -168,7 +168,8 @@ def smooth_velocity(
 ) -> Tensor:
     """(B, d, *shape) float32: white noise under a Gaussian, falling to 0 at the edges, so that no flow leaves the grid.
 
-    The noise lies on points ``scale`` apart, which no ear can tell from noise on each voxel.
+    The noise lies on points ``scale`` apart: before the edges are tapered the variance is the same everywhere to 2 in
+    10 000, and neighbours are correlated as if there were noise on every voxel.
 
     Args:
         shape: of the grid. amplitude: largest length, in voxels, or an interval of which each sample draws its own.
