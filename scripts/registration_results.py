@@ -46,7 +46,7 @@ class Bench:
         return self.nets[name]
 
     def train(self) -> None:
-        for name in self.options.nets:
+        for name in (*self.options.nets, *self.options.again):
             self.net(name)
 
     def clean(self) -> None:
@@ -56,7 +56,7 @@ class Bench:
         for name, model in {nets.NONE: nets.Still(), **self.classical()}.items():
             kept = {k: v for k, v in sets.items() if k != "learnt"} if name != nets.NONE else sets
             rows.keep(store, name, lambda m=model, s=kept: rows.clean(m, s, {}), count=count, model=repr(model))
-        for name in self.options.nets:
+        for name in (*self.options.nets, *self.options.again):
             model = self.net(name)
             make = lambda m=model, n=name: rows.clean(m, sets, self.took[n])  # noqa: E731
             rows.keep(store, name, make, count=count, model=rows.identity(model))
@@ -76,11 +76,12 @@ class Bench:
         for name, model in self.classical().items():
             for kind, how in plan.items():
                 if how["objective"] is None and how["side"] == "both":
-                    make = lambda m=model, h=how: rows.attacked(m, some, **h)  # noqa: E731
-                    rows.keep(store, f"{name}: {kind}", make, count=len(some.pair), model=repr(model))
+                    few = some.first(self.options.slow)
+                    make = lambda m=model, h=how, s=few: rows.attacked(m, s, **h)  # noqa: E731
+                    rows.keep(store, f"{name}: {kind}", make, count=len(few.pair), model=repr(model))
 
     def transfer(self) -> None:
-        some = data.held_out(self.options.count)
+        some = data.held_out(self.options.count).first(self.options.slow)
         sources = {name: self.net(name) for name in self.options.nets}
         known = {name: rows.identity(model) for name, model in sources.items()}
         others = self.classical()
@@ -128,9 +129,11 @@ def main() -> None:
     parser.add_argument("language", type=Path, help="folder of the tiny language model")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION")
     parser.add_argument("--nets", nargs="+", choices=nets.NETS, default=list(nets.NETS), metavar="NET")
+    parser.add_argument("--again", nargs="*", choices=nets.AGAIN, default=list(nets.AGAIN), metavar="NET")
     parser.add_argument("--classical", nargs="*", default=list(nets.CLASSICAL.values()), metavar="METHOD")
     parser.add_argument("--steps", type=int, default=nets.Effort.steps, help="of each net's training")
     parser.add_argument("--count", type=int, default=24, help="held-out pairs; half as many of the other head")
+    parser.add_argument("--slow", type=int, default=12, help="pairs of what classical methods take part in")
     parser.add_argument("--few", type=int, default=6, help="pairs for attacks without gradients")
     parser.add_argument("--queries", type=int, default=100, help="of an attack without gradients")
     parser.add_argument("--transfer-eps", type=int, nargs="+", default=[4], metavar="EPS")

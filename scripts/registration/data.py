@@ -45,9 +45,9 @@ def other_head() -> Subject:
 
 
 def pairs(subject: Subject, count: int, *, seed: int, made: Synthetic | None = None) -> Pairs:
-    """``count`` pairs; the slices in turn, each time with another deformation."""
-    made = made or synthetic()
-    rows = torch.arange(count) % len(subject)
+    """``count`` pairs: some of the slices, evenly spread, or all in turn, each time with another deformation."""
+    made, total = made or synthetic(), len(subject)
+    rows = torch.arange(count) * total // count if count < total else torch.arange(count) % total
     some = subject.take(rows)
     given = (some.images, some.labels, some.masks)
     noisy, clean = (way.pairs(*given, seed=seed, ids=list(range(count))) for way in (made, replace(made, noise=0.0)))

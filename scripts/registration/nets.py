@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from . import data
 PLAIN, LORA, FROZEN = "plain blocks", "LLM-Morph, LoRA", "LLM-Morph, frozen"
 RANDOM, RANDOM_LORA = "random LM, frozen", "random LM, LoRA"
 NETS = (PLAIN, LORA, FROZEN, RANDOM, RANDOM_LORA)
+AGAIN = (f"{PLAIN}, seed 1", f"{LORA}, seed 1")  # the same with other first weights and batches: what chance does
 CLASSICAL = {"classical, B-spline": "bspline", "classical, SyN": "syn"}
 NONE = "no registration"
 
@@ -70,6 +71,8 @@ def random_language(language: Path, seed: int) -> nn.Module:
 
 def trained(name: str, language: Path, folder: Path, effort: Effort) -> tuple[LLMMorph, dict[str, Any]]:
     """The net and what its training took; from its folder where it is there, else it is trained, or goes on."""
+    kind, _, seed = name.partition(", seed ")
+    effort = replace(effort, seed=int(seed or effort.seed))
     out = folder / name.replace(", ", "-").replace(" ", "-")
     said = out / "took.json"
     if said.is_file():
@@ -77,7 +80,7 @@ def trained(name: str, language: Path, folder: Path, effort: Effort) -> tuple[LL
         if took["effort"] != asdict(effort):
             raise SystemExit(f"{said}: trained with {took['effort']}; remove the folder to train with {asdict(effort)}")
         return load(out / "model.safetensors"), took
-    model = untrained(name, language, effort)
+    model = untrained(kind, language, effort)
     batches = PairBatches(data.pool(effort.pool), batch=effort.batch, seed=effort.seed, steps_per_epoch=50)
     config = fa.training.TrainConfig(steps=effort.steps, lr=effort.lr, warmup=min(50, effort.steps), clip=1.0)
     check = data.learnt(8)
