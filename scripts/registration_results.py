@@ -100,7 +100,10 @@ class Bench:
 
     def queries(self) -> None:
         some, store = data.held_out(self.options.few), self.store("queries")
-        everyone = {**self.classical(), **{name: self.net(name) for name in self.options.nets[:1]}}
+        everyone = {
+            **dict(list(self.classical().items())[:1]),
+            **{name: self.net(name) for name in self.options.nets[:1]},
+        }
         for name, model in everyone.items():
             make = lambda m=model: rows.queried(m, some, eps=8, queries=self.options.queries)  # noqa: E731
             settings = {"count": len(some.pair), "eps": 8, "queries": self.options.queries}

@@ -24,7 +24,7 @@ from . import data
 PLAIN, LORA, FROZEN = "plain blocks", "LLM-Morph, LoRA", "LLM-Morph, frozen"
 RANDOM, RANDOM_LORA = "random LM, frozen", "random LM, LoRA"
 NETS = (PLAIN, LORA, FROZEN, RANDOM, RANDOM_LORA)
-AGAIN = (f"{PLAIN}, seed 1", f"{LORA}, seed 1")  # the same with other first weights and batches: what chance does
+AGAIN = tuple(f"{kind}, seed 1" for kind in (PLAIN, FROZEN, RANDOM, LORA))  # other first weights and batches: chance
 CLASSICAL = {"classical, B-spline": "bspline", "classical, SyN": "syn"}
 NONE = "no registration"
 
