@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Without bytecode: what is imported is compiled then, and most never is.
 INSTALL := $(BIN)/pip --disable-pip-version-check -q install --no-compile -c constraints.txt
+# But kept then: some machines say that it is not to be, and every process would compile torch's sources again (4 s).
+unexport PYTHONDONTWRITEBYTECODE
 # Compiled without much optimisation: what this machine cannot run, and what it would run only if it were asked to.
 CPU := $(shell grep -m1 '^flags' /proc/cpuinfo 2>/dev/null)
 export FASTATTACK_LIGHT ?= $(if $(filter avx2,$(CPU)),portable $(if $(filter avx512vl,$(CPU)),,avx512))

@@ -72,6 +72,8 @@ def reference(dtype: torch.dtype, device: str) -> list[list[torch.Tensor]]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backends_agree_with_the_reference(subject: Subject, dtype):
+    if subject.name == "reference":
+        pytest.skip("it is what the others are compared with")
     wanted = reference(dtype, subject.device)
     for number, (kind, case, every) in enumerate(cases(dtype, subject.device)):
         pairs = list(zip(every, wanted[number], strict=True))

@@ -60,6 +60,8 @@ def reference(dtype: torch.dtype, device: str) -> list[list[torch.Tensor]]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backends_agree_with_the_reference(subject: Subject, dtype):
+    if subject.name == "reference":
+        pytest.skip("it is what the others are compared with")
     wanted = reference(dtype, subject.device)
     for number, (kind, case, every) in enumerate(cases(dtype, subject.device)):
         pairs = list(zip(every, wanted[number], strict=True))
@@ -90,7 +92,7 @@ def gradients(n: int, kind: str, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["normal", "ties", "decades", "zeros", "near"])
 def test_the_largest_entries_move(subject: Subject, kind, dtype):
-    for n in subject.few((1, 2, 100, 3001), 2):
+    for n in subject.few((1, 2, 100, 1501 if subject.slow else 3001), 2):
         grad = torch.from_numpy(gradients(n, kind, n)).to(dtype).nan_to_num(0, 0, 0)
         zero = torch.zeros(1, n, dtype=dtype, device=subject.device)
         for keep in subject.few((1e-12, 0.05, 0.31, 1.0), 1):

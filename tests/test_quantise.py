@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -43,11 +45,13 @@ def on_grid(x, bits):
     return ops.quantise_(x.clone(), x, eps=1.0, bits=bits)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("bits", [8, 16])
-def test_the_nearest_of_all_points(subject: Subject, bits, norm, dtype):
-    """Random pixels inside and outside [0, 1], on the grid, between two points, and balls of a few grid steps."""
+Searched = tuple[torch.Tensor, torch.Tensor, float, tuple[float, float], bool, torch.Tensor]
+
+
+@functools.cache
+def searched(bits: int, norm: str, dtype: torch.dtype) -> list[Searched]:
+    """(adv, origin, eps, bounds, whether slow backends try it, nearest): random pixels inside and outside [0, 1], on
+    the grid, between two points, and balls of a few grid steps. Searched once for all backends."""
     g = torch.Generator().manual_seed(bits)
     count = 200 if bits == 8 else 4
     points, unit = torch.from_numpy(grid(bits, dtype)), 1 / (2**bits - 1)
@@ -55,21 +59,30 @@ def test_the_nearest_of_all_points(subject: Subject, bits, norm, dtype):
     base = points[pick]
     spread = torch.tensor([0.6, 3.0, 0.0, 0.5, 40.0]).to(dtype)[:, None] * unit
     noise = spread * torch.randn(5, count, generator=g).to(dtype)
+    found: list[Searched] = []
     for origin in (base, base + noise, base + 0.5 * unit, torch.rand(5, count, generator=g).to(dtype) * 1.2 - 0.1):
         advs = (base + 2 * noise, (base + points[(pick + 1) % 2**bits]) / 2, base + 0.5 * unit, origin.clone())
-        for adv in advs[:2] if subject.slow else advs:
-            for eps in (0.0, 0.49 * unit, 0.5 * unit, unit, 2.5 * unit, 0.1, 3.0):
-                eps = float(np.float32(eps))
-                bounds = (0.0, 1.0) if eps > unit else (0.2, 0.7)
-                got = ops.quantise_(
-                    adv.to(subject.device, copy=True), origin.to(subject.device), eps=eps, bits=bits, norm=norm,
-                    bounds=bounds, backend=subject.backend,
-                )  # fmt: skip
-                assert same(got.cpu(), search(adv, origin, eps, bits, norm, bounds)), (eps, bounds)
-                if norm != "linf":
-                    break  # eps plays no part
-                if subject.slow and eps > unit:
-                    break
+        for number, adv in enumerate(advs):
+            # Of l2 and l1 eps plays no part.
+            for eps in (0.0, 0.49 * unit, 0.5 * unit, unit, 2.5 * unit, 0.1, 3.0)[: None if norm == "linf" else 1]:
+                real = float(np.float32(eps))
+                bounds = (0.0, 1.0) if real > unit else (0.2, 0.7)
+                few = number < 2 and eps <= 2.5 * unit
+                found.append((adv, origin, real, bounds, few, search(adv, origin, real, bits, norm, bounds)))
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_nearest_of_all_points(subject: Subject, bits, norm, dtype):
+    for adv, origin, eps, bounds, few, nearest in searched(bits, norm, dtype):
+        if few or not subject.slow:
+            got = ops.quantise_(
+                adv.to(subject.device, copy=True), origin.to(subject.device), eps=eps, bits=bits, norm=norm,
+                bounds=bounds, backend=subject.backend,
+            )  # fmt: skip
+            assert same(got.cpu(), nearest), (eps, bounds)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -178,6 +178,21 @@ def test_a_saved_net_gives_in_the_command_what_it_gives_in_python(
     assert "by net" in told
 
 
+def test_a_classical_method_brings_a_moved_image_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("SimpleITK")
+    axes = torch.meshgrid(torch.arange(48.0), torch.arange(56.0), indexing="ij")
+    fixed = torch.exp(-((axes[0] - 20) ** 2 / 60 + (axes[1] - 24) ** 2 / 90)) / 2 + torch.sin(axes[1] / 5) ** 2 / 4
+    save_png(tmp_path / "fixed.png", fixed)
+    save_png(tmp_path / "moving.png", 1 - fixed.roll(2, 1))  # p of the fixed image is p + (0, 2) here, dark for bright
+    report, told = register(capsys, tmp_path / "out", tmp_path / "moving.png", tmp_path / "fixed.png")
+    with np.load(tmp_path / "out" / "field.npz") as stored:
+        inner = stored["field"][:, 10:32, 10:40]
+    assert abs(inner[1].mean() - 2) < 0.5
+    assert abs(inner[0].mean()) < 0.5
+    assert report["measures"]["nmi"]["after"] < report["measures"]["nmi"]["before"]
+    assert "by bspline" in told
+
+
 def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
     files: tuple[Path, Path], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

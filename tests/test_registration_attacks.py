@@ -155,7 +155,7 @@ def test_a_wanted_field_is_approached() -> None:
         {"max_batch": 2},
         {"stop": "success", "threshold": 1.2, "patience": 1, "steps": 6},
         {"stop": "converged", "patience": 2, "max_batch": 3},
-        {"view": fa.views.Noise(std=0.05), "eot": 2, "max_batch": 2},
+        {"view": fa.views.Noise(std=0.05), "eot": 2, "max_batch": 2, "steps": 3},
         {"restarts": 2, "max_batch": 1},
     ],
 )
@@ -200,7 +200,7 @@ def test_a_model_of_one_side() -> None:
         moving(pair[:2, :1])
     with pytest.raises(ValueError, match="sample_ids: wanted names of the 5 samples"):
         fixed.for_samples(torch.tensor([3]), 0)(pair[:1, 1:])
-    with pytest.raises(ValueError, match="ids: wanted 5 different whole numbers"):
+    with pytest.raises(ValueError, match="sample_ids: wanted 5 different whole numbers"):
         one_side(model, pair, "fixed", ids=torch.tensor([1, 1, 2, 3, 4]))
     with pytest.raises(ValueError, match="side: wanted 'moving' or 'fixed'"):
         one_side(model, pair, "both")
@@ -443,6 +443,7 @@ def test_the_pair_of_a_truth_is_seen_as_the_input_is() -> None:
         ({"pair": pairs() + 1}, "input: wanted values inside bounds .0.0, 1.0."),
         ({"model": lambda x: x[:, :1]}, "model: wanted a floating tensor"),
         ({"model": lambda x: x[..., :4]}, "wanted .*shape"),
+        ({"sample_ids": [1, 2], "side": "fixed"}, "sample_ids: wanted 5 integers"),
         ({"epss": 3}, "unknown option 'epss'; did you mean 'eps'"),
     ],
 )
@@ -486,3 +487,18 @@ def test_models_in_a_stack_share_the_truth() -> None:
     ]
     for k in (0, 1):
         assert torch.allclose(ways[0].results[k].adversarial, ways[1].results[k].adversarial, atol=2e-6)
+
+
+def test_stochastic_steps_of_one_side_keep_images_with_their_partners() -> None:
+    """Beside a plain loop over the batches; the samples of a later batch were once named as those of the first."""
+    pair, model = pairs(), Small()
+    truth = replace(truth_of(pair), field=torch.randn(pair.shape, generator=torch.Generator().manual_seed(9)))
+    found = universal(model, pair, truth, side="moving", eps=EPS, steps=4, batch=2, per_step=1, keep="last")
+    delta = torch.zeros(1, 1, SIZE, SIZE)
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 5), slice(0, 2)):
+        leaf = delta.clone().requires_grad_(True)
+        seen = torch.cat([(pair[rows, :1] + leaf).clamp(0, 1), pair[rows, 1:]], 1)
+        loss = objectives.field_error()(model(seen), rows_of(truth, rows, BATCH)).sum()
+        (grad,) = torch.autograd.grad(loss, leaf)
+        delta = (delta + 2.5 * EPS / 4 * grad.sign()).clamp(-EPS, EPS)
+    assert torch.allclose(found.perturbation[:, :1], delta, atol=1e-7)

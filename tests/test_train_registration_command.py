@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,14 @@ def train(capsys: pytest.CaptureFixture[str], out: Path, *arguments: object) -> 
     return told
 
 
+def _before_the_last_epoch(folder: Path) -> Path:
+    """The run in folder/net as if it had been killed before its last epoch ended, in folder/again."""
+    again = Path(shutil.copytree(folder / "net", folder / "again"))
+    (again / checkpoint.PREVIOUS).replace(again / checkpoint.NAME)
+    (again / "model.safetensors").unlink()
+    return again
+
+
 def test_a_net_is_trained_resumed_to_the_same_bits_and_registers(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,17 +49,16 @@ def test_a_net_is_trained_resumed_to_the_same_bits_and_registers(
     rows = list(csv.DictReader((tmp_path / "net" / "log.csv").open(encoding="utf-8")))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert f"field error {float(rows[-1]['valid']):.3f} voxels" in told
-    again = tmp_path / "again"
-    train(capsys, again, "--data", data, "--val", data, "--steps", 4, "--amplitude", 2)
-    (again / checkpoint.PREVIOUS).replace(again / checkpoint.NAME)  # as if killed after the first epoch
+    again = _before_the_last_epoch(tmp_path)
     train(capsys, again, "--data", data, "--val", data, "--steps", 4, "--amplitude", 2, "--resume")
     weights = [load_file(tmp_path / folder / "model.safetensors") for folder in ("net", "again")]
     assert same(*weights)
-    code, _, err = run(
+    code, told, err = run(
         capsys, "register", data / "0.png", data / "1.png", "--out", tmp_path / "out", "--model",
         f"llm-morph:{tmp_path / 'net' / 'model.safetensors'}",
     )  # fmt: skip
     assert code == 0, err
+    assert "by net" in told  # the folder that was trained in
 
 
 def test_adversarial_training_gives_other_weights(
@@ -85,9 +93,7 @@ def test_a_language_model_learns_by_lora_and_stays_out_of_the_checkpoints(
     moved = [p for name, p in trained.named_parameters() if "lora_B" in name]
     assert moved
     assert all(p.abs().max() > 0 for p in moved)  # LoRA's second factor begins at 0
-    again = tmp_path / "again"
-    train(capsys, again, *own)
-    (again / checkpoint.PREVIOUS).replace(again / checkpoint.NAME)
+    again = _before_the_last_epoch(tmp_path)
     train(capsys, again, *own, "--resume")
     assert same(load_file(again / "model.safetensors"), load_file(tmp_path / "net" / "model.safetensors"))
     torch.manual_seed(1)

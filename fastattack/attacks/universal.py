@@ -44,6 +44,7 @@ class OverData(Wrapped):
         self.data, self.per_step, self.bounds, self.table = data, per_step, bounds, table
         self.faithful = per_step is None  # else the loss beside a gradient is that of a part of the data
         self._coming: Iterator[tuple[Tensor, Any]] = iter(())
+        self._place = 0  # in the data, of the sample that comes next
 
     def _shifted(self, x: Tensor, delta: Tensor) -> Tensor:
         moved = x + delta
@@ -59,30 +60,32 @@ class OverData(Wrapped):
 
     def gradient(self, x: Tensor, target: Any, objective: Objective, moment: Moment) -> tuple[Tensor, Tensor]:
         total, loss, count = torch.zeros_like(x), torch.zeros((), dtype=torch.float64, device=x.device), 0
-        for batch, goal in self._batches():
+        for first, batch, goal in self._batches():
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_(True)
                 seen = self._shifted(batch.to(x), leaf)
-            of_samples = moment.named(torch.arange(count, count + len(batch), device=x.device))
+            of_samples = moment.named(torch.arange(first, first + len(batch), device=x.device))
             here, outer = self.inner.gradient(seen.detach(), _on(goal, x), objective, of_samples)
             (grad,) = torch.autograd.grad(seen, leaf, outer)
             self.table.accumulate(total, grad, 1.0, 1.0)
             loss, count = loss + here.double().sum(), count + len(batch)
         return (loss / _mean_over(count)).reshape(1), total.div_(count)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Any]]:
-        """All of the data, or the next ``per_step`` batches, round and round."""
+    def _batches(self) -> Iterator[tuple[int, Tensor, Any]]:
+        """All of the data, or the next ``per_step`` batches, round and round, each behind its first sample's place."""
         if self.per_step is None:
-            yield from self.data
-            return
-        for _ in range(self.per_step):
+            self._coming, self._place = iter(self.data), 0
+        taken = 0
+        while self.per_step is None or taken < self.per_step:
             batch = next(self._coming, None)
-            if batch is None:
-                self._coming = iter(self.data)
+            if batch is None and self.per_step is not None:
+                self._coming, self._place = iter(self.data), 0
                 batch = next(self._coming, None)
             if batch is None:
                 return
-            yield batch
+            first, taken = self._place, taken + 1
+            self._place += len(batch[0])
+            yield first, *batch
 
 
 def _first(data: Batches) -> Tensor:

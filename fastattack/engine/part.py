@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..objectives import Objective
+from ..ops import check
 from .naming import call_named, draws_differ, names_now
 from .source import Moment, Source, Wrapped
 
@@ -26,7 +27,7 @@ class Part(nn.Module):
         ids: (N,) integers, the samples' names, all different; None: 0 .. N-1.
 
     Raises:
-        ValueError: names that are not N different whole numbers; at a call, an input that does not fit.
+        TypeError, ValueError: names that are not N different whole numbers; at a call, an input that does not fit.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class Part(nn.Module):
         self.whole = whole.detach()
         self.draws = draws_differ(model)
         self.training = getattr(model, "training", False)
-        names = torch.arange(len(whole)) if ids is None else ids.detach().cpu()
-        if names.shape != (len(whole),) or names.is_floating_point() or len(set(names.tolist())) != len(whole):
-            raise ValueError(f"ids: wanted {len(whole)} different whole numbers, got {names.tolist()!r:.80}")
-        self.names, self.order = (t.to(whole.device) for t in names.sort())
+        given = check.ids_of(ids, self.whole)
+        names = torch.arange(len(whole), device=whole.device) if given is None else given
+        if len(set(names.tolist())) != len(whole):
+            raise ValueError(f"sample_ids: wanted {len(whole)} different whole numbers, got {names.tolist()!r:.80}")
+        self.names, self.order = names.sort()
         self._last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Any:

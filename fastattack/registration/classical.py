@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -83,6 +84,22 @@ class Classical:
 
 def _bspline(moving: _Array, fixed: _Array) -> _Array:
     sitk: Any = import_module("SimpleITK")
+    with _one_thread(sitk):
+        return _splines(sitk, moving, fixed)
+
+
+@contextmanager
+def _one_thread(sitk: Any) -> Iterator[None]:
+    """Of all that ITK does: by the method's own number others still sum in threads, and one run in ten differed."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+def _splines(sitk: Any, moving: _Array, fixed: _Array) -> _Array:
     target, source = (sitk.GetImageFromArray(image.astype(np.float32)) for image in (fixed, moving))
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfThreads(1)

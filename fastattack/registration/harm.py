@@ -12,6 +12,7 @@ from torch import Tensor
 from ..engine.naming import call_named
 from ..guard import fresh, left_as_found
 from ..inputs import check_target
+from ..ops import check
 from .fields import check_field
 from .measures import Measures, measure
 from .sides import check_pair
@@ -61,7 +62,8 @@ def fields_of(
         TypeError, ValueError: no pair, or a model that gives no field of its size.
     """
     dims = check_pair(pair)
-    names = torch.arange(len(pair), device=pair.device) if ids is None else ids
+    given = check.ids_of(ids, pair)
+    names = torch.arange(len(pair), device=pair.device) if given is None else given
     size = max_batch or len(pair)
     with torch.inference_mode(False), torch.no_grad(), left_as_found(model, pair.device, eval_mode=eval_mode):
         found = [

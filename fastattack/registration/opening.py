@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -88,12 +86,14 @@ def _llm_morph(text: str, source: str, language: str | Path | None, device: str 
     if not path.is_file():
         raise FileNotFoundError(f"model: {text!r}: no such file: {path}")
     model = load(path, language=language, device=device)
-    return OpenedRegistration(path.stem, text, model, model.dims, True, sha256_of(path))
+    label = path.absolute().parent.name if path.stem == "model" else path.stem  # training writes OUT/model.safetensors
+    return OpenedRegistration(label or path.stem, text, model, model.dims, True, sha256_of(path))
 
 
 def _classical(text: str, method: str, dims: int) -> OpenedRegistration:
-    classical: Any = import_module("fastattack.registration.classical")
-    return OpenedRegistration(method, text, classical.Classical(method=method, dims=dims), dims, False, None)
+    from .classical import Classical
+
+    return OpenedRegistration(method, text, Classical(method, dims=dims), dims, False, None)
 
 
 def _program(text: str, body: str, device: str | torch.device) -> OpenedRegistration:

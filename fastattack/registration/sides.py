@@ -40,8 +40,8 @@ def one_side(model: Callable[[Tensor], Any], pair: Tensor, side: str, *, ids: Te
     """A registration model as one of one image alone, whose partners are those in ``pair``.
 
     What comes out is a model like any other: every attack, ball and noise constraint takes it, `strength_check` too.
-    An attack's batch may be cut in whatever way; its ``sample_ids`` must be ``ids``. Called outside of an attack it
-    wants all B images, in order.
+    An attack's batch may be cut in whatever way; its ``sample_ids`` must be ``ids``. `fastattack.Universal` names
+    samples by their place: give it the images as one tensor, in order. Called outside of an attack it wants all B.
 
     Args:
         model: called as model(pair) -> field.
