@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastattack.registration.pictures import beside, checkerboard, enlarged, grid_picture
 from torch import Tensor
 
 import fastattack as fa
@@ -14,6 +13,7 @@ from fastattack.images import save_png
 from fastattack.objectives import registration as objectives
 from fastattack.registration.attacking import attack_registration
 from fastattack.registration.fields import warp
+from fastattack.registration.pictures import beside, checkerboard, enlarged, grid_picture
 
 from .data import Pairs
 from .rows import STEPS
