@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..extras import require
 from ..files import write_atomic
-from ..images import SUFFIXES, read_image, save_png
+from ..images import SUFFIXES, find_images, read_image, save_png
 from .fields import check_field
 
 _NIFTI = (".nii", ".nii.gz")
@@ -56,6 +57,27 @@ class PairOfFiles(NamedTuple):
     """(1, 2, *spatial) float32 in [0, 1]: moving, fixed."""
     moving: Volume
     fixed: Volume
+
+
+def find_volumes(paths: Iterable[str | Path]) -> list[Path]:
+    """NIfTI files, or image files, among ``paths``: files as named, folders by their direct contents; sorted, without
+    repeats. Hidden files in a folder are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `find_images`; NIfTI beside image files: the message names one of each.
+    """
+    nifti: set[Path] = set()
+    others: list[Path] = []
+    for path in map(Path, paths):
+        inside = [p for p in path.iterdir() if not p.name.startswith(".") and p.is_file()] if path.is_dir() else [path]
+        here = {p for p in inside if _is_nifti(p)}
+        nifti |= here
+        if not here or any(p.suffix.lower() in SUFFIXES for p in inside):
+            others.append(path)
+    images = find_images(others) if others or not nifti else []
+    if nifti and images:
+        raise ValueError(f"data: wanted NIfTI files or image files, got both: {min(nifti)} and {images[0]}")
+    return images or sorted(nifti)
 
 
 def read_volume(path: str | Path) -> Volume:
