@@ -130,6 +130,12 @@ def test_labels_of_image_files_are_what_is_stored(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(tmp_path / "p.png").data, indices)
     Image.fromarray(np.array([[0, 300], [65535, 1]], np.uint16)).save(tmp_path / "w.png")
     assert read_labels(tmp_path / "w.png").data.tolist() == [[0, 300], [65535, 1]]
+    wide = read_labels(tmp_path / "w.png")
+    for values in (wide.data, wide.data.clamp(max=255)):
+        write_volume(tmp_path / "again.png", values, like=wide)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), values)
+    with pytest.raises(ValueError, match="from 0 to 65535 in a PNG, got 1 to 65536"):
+        write_volume(tmp_path / "again.png", wide.data + 1, like=wide)
     palette.convert("RGB").save(tmp_path / "c.png")
     with pytest.raises(ValueError, match=r"c\.png: wanted labels in a gray image .* 'RGB'"):
         read_labels(tmp_path / "c.png")

@@ -152,17 +152,23 @@ def read_pair(moving: str | Path, fixed: str | Path, *, percentiles: tuple[float
 
 def write_volume(path: str | Path, data: Tensor, *, like: Volume) -> None:
     """An image (*spatial) on the grid of ``like``: NIfTI with its affine where that is one (float32, labels int32, or
-    int64 where one is larger), else 8-bit PNG. Whole or not at all.
+    int64 where one is larger), else PNG (8 bits;
+    labels that are larger 16). Whole or not at all.
 
     Raises:
-        ValueError: a name that does not end in .nii, .nii.gz or .png as it should, or data of another shape.
+        ValueError: a name that does not end in .nii, .nii.gz or .png as it should, data of another shape, or
+            labels that no PNG holds.
         OSError: it cannot be written.
     """
     path = Path(path)
     if data.shape != like.data.shape:
         raise ValueError(f"{path}: wanted data {tuple(like.data.shape)}, got {tuple(data.shape)}")
     if like.affine is None:
-        save_png(path, data.detach())
+        most = 255 if data.is_floating_point() or data.max() < 256 else 65535
+        if not data.is_floating_point() and not 0 <= data.min() <= data.max() <= most:
+            raise ValueError(f"{path}: wanted labels from 0 to 65535 in a PNG, got {data.min()} to {data.max()}")
+        image = data if data.is_floating_point() else data.double() / most
+        save_png(path, image.detach(), bits=8 if most == 255 else 16)
         return
     values = data.detach().cpu().numpy()
     whole = np.int32 if data.is_floating_point() or data.max() < 2**31 else np.int64
