@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -305,6 +306,34 @@ def test_the_same_weights_in_another_use_are_seen(tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="gives other answers than when it was saved"):
         load(tmp_path / "a.safetensors")
+
+
+def test_answers_that_are_no_numbers_are_refused(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save(made(kind="llama"), file)
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    state = load_file(file)
+    save_file({**state, "language_answer": torch.full_like(state["language_answer"], torch.nan)}, file, metadata)
+    with pytest.raises(ValueError, match="gives other answers than when it was saved"):
+        load(file)
+
+
+def test_it_tells_what_shapes_do_not():
+    """What training compares before it goes on."""
+    first, second = (
+        LLMMorph(language=tiny("llama"), layers=[i], causal=i > 0, lora=Lora(alpha=i + 1, rank=2), **SMALL)
+        for i in (0, 1)
+    )
+    assert first.describe_options() == {
+        **first.config(),
+        "language": {
+            "layers": [0], "causal": False, "lora": {"rank": 2, "alpha": 1, "dropout": 0.0, "targets": None},
+        },
+    }  # fmt: skip
+    inside = second.describe_options()["language"]
+    assert (inside["layers"], inside["causal"], inside["lora"]["alpha"]) == ([1], True, 2)
+    assert LLMMorph(**SMALL).describe_options() == {**LLMMorph(**SMALL).config(), "language": None}
 
 
 def test_files_that_are_no_weights_of_it(tmp_path):

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ class LanguageBlocks(nn.Module):
             options["attention_mask"] = mask.expand(batch, 1, count, count)
         out: Tensor = self.net(inputs_embeds=tokens.to(weight.dtype), **options).last_hidden_state
         return out.to(torch.promote_types(out.dtype, tokens.dtype))
+
+    def describe_options(self) -> dict[str, Any]:
+        """How its layers are used, as JSON takes it."""
+        return {
+            "layers": list(self.layers),
+            "causal": self.causal,
+            "lora": None if self.lora is None else asdict(self.lora),
+        }
 
     def fingerprint(self) -> str:
         """SHA-256 of the language model's own weights that were kept, hexadecimal; LoRA's are not among them."""

@@ -141,6 +141,11 @@ class LLMMorph(nn.Module):
             "diffeomorphic": self.diffeomorphic,
         }
 
+    def describe_options(self) -> dict[str, Any]:
+        """`config`, and how the language model's layers are used: what a run of training goes on with."""
+        inside = self.blocks.describe_options() if isinstance(self.blocks, LanguageBlocks) else None
+        return {**self.config(), "language": inside}
+
     def kept_elsewhere(self) -> list[str]:
         """Names in the state_dict of a language model's own weights, where those have a folder of their own."""
         if not isinstance(self.blocks, LanguageBlocks) or self.blocks.source is None:
