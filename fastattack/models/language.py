@@ -238,6 +238,8 @@ def _chosen(layers: slice | Sequence[int] | None, count: int) -> tuple[int, ...]
     there = f"the model has layers 0 to {count - 1}"
     if layers is None or isinstance(layers, slice):
         kept = list(range(count)[layers or slice(None)])
+    elif not isinstance(layers, Sequence):
+        raise TypeError(f"layers: wanted a slice or a list of numbers, got {layers!r}: {there}")
     else:
         kept = list(layers)
         bad = [i for i in kept if isinstance(i, bool) or not isinstance(i, int) or not -count <= i < count]
