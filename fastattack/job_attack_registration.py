@@ -20,7 +20,6 @@ from .registration.fields import warp
 from .registration.harm import MEASURES, Harm
 from .registration.opening import OpenedRegistration
 from .registration.sides import channels_of
-from .registration.truth import Truth
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "field-error": objectives.field_error,
@@ -37,8 +36,8 @@ class RegistrationConfig:
 
     Attributes:
         side: "moving", "fixed" or "both".
-        objective: a name of OBJECTIVES; None: "overlap" where labels alone are known, else "field-error", which without
-            a true field is the distance to the model's own.
+        objective: a name of OBJECTIVES; None: "field-error" where the true field is known, else "tre" or "overlap" by
+            what is; where nothing is, "field-error", the distance to the model's own.
         attack: a name of `fastattack.job.ATTACKS`, but denoising-pgd, which is pgd with preserve_noise.
         sigma: of noise on the pairs; None: none. preserve_noise: the attack keeps its mean and norm.
         others: as of `fastattack.job.JobConfig`.
@@ -113,6 +112,7 @@ def run_registration(
         options["preserve_noise"] = True
     elif config.sigma is not None and config.attack != "obsatk":  # which has none anyway
         options["bounds"] = None
+    objective = None if config.objective is None else OBJECTIVES[config.objective]()
     for indices in batches_of((case.pair.shape for case in cases), config.max_batch):
         chosen = [cases[i] for i in indices]
         clean = torch.stack([case.pair for case in chosen]).to(config.device)
@@ -120,7 +120,7 @@ def run_registration(
         known = joined([case.truth for case in chosen])
         truth = known.each(lambda part: None if part is None else part.to(config.device))
         found = attack_registration(
-            model, pair, truth, side=config.side, attack=kind, objective=objective_of(config, truth),
+            model, pair, truth, side=config.side, attack=kind, objective=objective,
             clean=clean if config.preserve_noise else None, sample_ids=torch.tensor(indices, device=config.device),
             progress=None if progress is None else partial(progress, len(indices)), **options,
         )  # fmt: skip
@@ -147,14 +147,6 @@ def _noisy(indices: list[int], cases: list[Case], config: RegistrationConfig) ->
     assert config.sigma is not None
     pairs = [add_noise(case.pair, config.sigma, config.seed, i) for i, case in zip(indices, cases, strict=True)]
     return torch.stack(pairs).to(config.device)
-
-
-def objective_of(config: RegistrationConfig, truth: Truth) -> Objective | None:
-    """The objective that is named; None for the default, the error of the field."""
-    if config.objective is not None:
-        return OBJECTIVES[config.objective]()
-    labels_alone = truth.field is None and truth.labels_moving is not None and truth.labels_fixed is not None
-    return objectives.overlap() if labels_alone else None
 
 
 def _rows(names: list[str], pair: Tensor, adversarial: Tensor, harm: Harm, numbers: dict[str, Tensor]) -> list[Row]:

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -15,7 +16,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 import fastattack as fa
-from fastattack.models.language import Lora
+from fastattack.models.language import Lora, open_language
 from fastattack.models.llm_morph import LLMMorph, count_parameters, load, save
 from tests.tiny_language import WIDTH, tiny
 
@@ -219,6 +220,8 @@ def test_pairs_that_do_not_fit():
     [
         ({"dims": 4}, "wanted dims 2 or 3"),
         ({"finest": 3}, "finest 1, 2 or 4"),
+        ({"finest": True}, "finest 1, 2 or 4, got 2 and True"),
+        ({"dims": 2.0}, "dims 2 or 3 and finest 1, 2 or 4, got 2.0"),
         ({"width": 0}, "width: wanted a whole number >= 1, got 0"),
         ({"levels": True}, "levels: wanted a whole number"),
         ({"heads": 5}, "heads: wanted a divisor of the tokens' 128 numbers, got 5"),
@@ -230,6 +233,51 @@ def test_options_that_do_not_fit(options, said):
         LLMMorph(**options)
     with pytest.raises(TypeError, match="lora: wanted True, False or Lora"):
         LLMMorph(language=tiny("llama", layers=1), lora=3)
+    with pytest.raises(TypeError, match="layers: wanted a slice or a list of numbers, got 2: the model has layers 0 "):
+        LLMMorph(language=tiny("llama"), layers=2)
+
+
+def test_blocks_have_been_chosen():
+    blocks = open_language(tiny("llama"), layers=[0, 1], lora=Lora(rank=2))
+    assert LLMMorph(language=blocks, lora=Lora(rank=2), **SMALL).blocks is blocks
+    for name, value in (("layers", [0]), ("lora", False), ("lora", True), ("lora", Lora(rank=3)), ("causal", True)):
+        with pytest.raises(ValueError, match=f"{name}: wanted none beside blocks, which have been chosen"):
+            LLMMorph(language=blocks, **{name: value}, **SMALL)
+
+
+def test_a_language_model_in_half_precision_is_not_saved(tmp_path):
+    model = LLMMorph(language=folder(tmp_path / "lm"), **SMALL).half()
+    for whole in (False, True):
+        with pytest.raises(ValueError, match=r"wanted its language model in float32, .*, got torch\.float16"):
+            save(model, tmp_path / "a.safetensors", whole=whole)
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_equal_nets_have_equal_files(tmp_path):
+    files = [tmp_path / f"{k}.safetensors" for k in range(6)]
+    for file in files:
+        save(LLMMorph(**SMALL), file)
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("width", None), ("extra", 1), ("language.layers", 3), ("language.causal", None), ("language.lora", {"a": 1}),
+     ("language.config", None), ("language", [])],
+)  # fmt: skip
+def test_a_damaged_description_is_told(tmp_path, name, value):
+    file = tmp_path / "a.safetensors"
+    save(made(kind="llama"), file)
+    with safe_open(file, "pt") as opened:
+        config = json.loads(opened.metadata()["config"])
+    part, _, last = name.rpartition(".")
+    inner = config[part] if part else config
+    inner.pop(last, None)
+    if value is not None:
+        inner[last] = value
+    save_file(load_file(file), file, {"config": json.dumps(config)})
+    with pytest.raises(ValueError, match="its description cannot be read"):
+        load(file)
 
 
 def test_more_tokens_than_the_language_model_has_places_for():
@@ -305,6 +353,34 @@ def test_the_same_weights_in_another_use_are_seen(tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="gives other answers than when it was saved"):
         load(tmp_path / "a.safetensors")
+
+
+def test_answers_that_are_no_numbers_are_refused(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save(made(kind="llama"), file)
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    state = load_file(file)
+    save_file({**state, "language_answer": torch.full_like(state["language_answer"], torch.nan)}, file, metadata)
+    with pytest.raises(ValueError, match="gives other answers than when it was saved"):
+        load(file)
+
+
+def test_it_tells_what_shapes_do_not():
+    """What training compares before it goes on."""
+    first, second = (
+        LLMMorph(language=tiny("llama"), layers=[i], causal=i > 0, lora=Lora(alpha=i + 1, rank=2), **SMALL)
+        for i in (0, 1)
+    )
+    assert first.describe_options() == {
+        **first.config(),
+        "language": {
+            "layers": [0], "causal": False, "lora": {"rank": 2, "alpha": 1, "dropout": 0.0, "targets": None},
+        },
+    }  # fmt: skip
+    inside = second.describe_options()["language"]
+    assert (inside["layers"], inside["causal"], inside["lora"]["alpha"]) == ([1], True, 2)
+    assert LLMMorph(**SMALL).describe_options() == {**LLMMorph(**SMALL).config(), "language": None}
 
 
 def test_files_that_are_no_weights_of_it(tmp_path):

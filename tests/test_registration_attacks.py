@@ -292,6 +292,35 @@ def test_transfer_of_a_black_box_and_without_a_truth() -> None:
         transfer(models, pair, eps=EPS, targets={"net": Small()})
 
 
+class Dropping(Small):
+    """In training mode it gives half of its field."""
+
+    def forward(self, pair: Tensor) -> Tensor:
+        self.seen = max(len(pair), getattr(self, "seen", 0))
+        return super().forward(pair) * (0.5 if self.training else 1.0)
+
+
+@pytest.mark.parametrize("eval_mode", [True, False])
+def test_transfer_runs_each_model_as_its_attack_does(eval_mode: bool) -> None:
+    """Two models that are the same: four numbers that are the same; batches are those of each model's options."""
+    pair, ids = pairs(), torch.tensor([4, 8, 1, 0, 2])
+    models = {"a": Dropping().train(), "b": Dropping().train()}
+    further = Dropping().train()
+    options: dict[str, Any] = {"eval_mode": eval_mode, "eps": EPS, "steps": 3, "max_batch": 3, "sample_ids": ids}
+    found = transfer(models, pair, truth_of(pair), targets={"c": further}, own={"b": {"max_batch": 1}}, **options)
+    rise = found.rise["field_error"].value
+    assert np.allclose(rise, rise[0, 0], rtol=1e-5)
+    assert (models["a"].seen, models["b"].seen, further.seen) == (3, 1, 3)
+    assert torch.equal(found.attacks["b"].how["ids"], ids)
+
+
+def test_transfer_of_universal_perturbations_keeps_their_batches() -> None:
+    pair = pairs()
+    models = {"a": Dropping(), "b": Dropping()}
+    transfer(models, pair, truth_of(pair), targets={"c": (c := Dropping())}, attack=fa.Universal, eps=EPS, batch=2)
+    assert (models["a"].seen, models["b"].seen, c.seen) == (2, 2, 2)
+
+
 # -- universal ---------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +399,38 @@ def test_without_a_truth_the_field_leaves_the_model_s_own() -> None:
         attack_registration(model, pair, attack=fa.FGSM, eps=EPS)
     with pytest.raises(ValueError, match="truth: wanted what is known of the pairs for 2 models"):
         run([model, Small()], pair, None)
+
+
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [
+        (("landmarks", "labels"), "target_registration_error"),
+        (("labels",), "overlap"),
+        (("field", "landmarks", "labels"), "field_error"),
+    ],
+)
+def test_what_is_climbed_where_nothing_is_said_is_what_the_truth_knows(known: tuple[str, ...], name: str) -> None:
+    pair, generator = pairs(), torch.Generator().manual_seed(6)
+    places, labels = torch.rand(2, BATCH, 4, 2, generator=generator) * 7, (pairs() > 0.5).int()
+    parts = {
+        "landmarks": {"landmarks": places[0], "landmarks_moved": places[1]},
+        "labels": {"labels_moving": labels[:, :1], "labels_fixed": labels[:, 1:]},
+        "field": {"field": truth_of(pair).field},
+    }
+    truth = Truth(**{k: v for part in known for k, v in parts[part].items()})
+    objective = getattr(objectives, name)()
+    options: dict[str, Any] = {"eps": 0.1, "steps": 2}
+    found = [attack_registration(Small(), pair, truth, objective=o, **options) for o in (None, objective)]
+    assert torch.equal(found[0].adversarial, found[1].adversarial)
+    both = [universal(Small(), pair, truth, objective=o, **options) for o in (None, objective)]
+    assert torch.equal(both[0].perturbation, both[1].perturbation)
+    moved = transfer({"a": Small()}, pair, truth, **options).attacks["a"].adversarial
+    assert torch.equal(moved, found[0].adversarial)
+
+
+def test_an_attack_s_name_is_no_attack() -> None:
+    with pytest.raises(TypeError, match=r"attack: wanted a class such as fa\.PGD or a function .*, got 'pgd'"):
+        run(Small(), pairs(), truth_of(pairs()), attack="pgd")
 
 
 @pytest.mark.parametrize("name", ["target_registration_error", "overlap", "folding"])

@@ -296,6 +296,19 @@ def test_the_validation_is_the_mean_error_of_the_field_in_millimetres() -> None:
     assert found == pytest.approx(np.mean([lengths[k][inside[k]].mean() for k in range(4)]), rel=1e-6)
 
 
+def test_a_run_goes_on_with_the_net_that_it_was_begun_with_alone(tmp_path: Path) -> None:
+    """Nets of the same shapes that are others; and one whose checkpoint was written before nets told of themselves."""
+    small = {"width": 4, "levels": 2, "blocks": 1, "heads": 2}
+    train(tmp_path, fa.models.LLMMorph(**small), 1)
+    train(tmp_path, fa.models.LLMMorph(**small, seed=1), 1, resume=True)
+    with pytest.raises(ValueError, match=r"another run: options\.diffeomorphic"):
+        train(tmp_path, fa.models.LLMMorph(**small, diffeomorphic=False), 1, resume=True)
+    assert not hasattr(Net(), "describe_options")
+    train(tmp_path / "plain", Net(), 1)
+    content = torch.load(tmp_path / "plain" / "checkpoint.pt", weights_only=True)
+    assert "options" not in content["identity"]
+
+
 def test_a_resumed_run_gives_the_same_bits(tmp_path: Path) -> None:
     whole, halves = Net(), Net()
     train(tmp_path / "whole", whole, loss=SUPERVISED)

@@ -37,11 +37,18 @@ def train_registration(
         str | None, _OPTION(help="language model: a folder, or a name on the hub; none: plain transformer blocks")
     ] = None,
     layers: Annotated[str | None, _OPTION(help="of the language model, first:last+1, such as 0:4; none: all")] = None,
-    lora: Annotated[bool, _OPTION(help="the language model's layers learn by LoRA; else they stay")] = True,
-    causal: Annotated[bool, _OPTION(help="tokens see only those before them")] = False,
-    width: Annotated[int, _OPTION(help="channels of the finest scale of a new net")] = 16,
-    levels: Annotated[int, _OPTION(help="scales of a new net")] = 4,
-    finest: Annotated[int, _OPTION(help="voxels in one of the finest scale along an axis: 1, 2 or 4")] = 2,
+    lora: Annotated[
+        bool | None,
+        _OPTION("--lora/--no-lora", help="the language model's layers learn by LoRA (default); else they stay"),
+    ] = None,
+    causal: Annotated[
+        bool | None, _OPTION("--causal/--no-causal", help="the language model's tokens see only those before them")
+    ] = None,
+    width: Annotated[int | None, _OPTION(help="channels of the finest scale of a new net; default: 16")] = None,
+    levels: Annotated[int | None, _OPTION(help="scales of a new net; default: 4")] = None,
+    finest: Annotated[
+        int | None, _OPTION(help="voxels in one of a new net's finest scale along an axis: 1, 2 (default) or 4")
+    ] = None,
     amplitude: Annotated[str, _OPTION(help="longest velocity of the deformations in voxels, or low:high")] = "4:6",
     scale: Annotated[float, _OPTION(help="how smooth the deformations are, in voxels")] = 10.0,
     contrast: Annotated[str, _OPTION(help="of the moving image: random, t2 or none")] = "random",
@@ -88,14 +95,9 @@ def train_registration(
     )  # fmt: skip
     sizes = {"patch": patch, "batch": batch, "seed": seed, "steps_per_epoch": epoch_steps}
     batches, validation, dims = _data(data, val, plane, mm, synthetic, sizes)
-    options: dict[str, Any] = {"dims": dims, "width": width, "levels": levels, "finest": finest, "seed": seed}
-    if language is not None:
-        options |= {"language": language, "layers": _layers(layers), "lora": lora, "causal": causal}
-    elif layers is not None:
-        raise ValueError("layers: wanted with --language alone")
-    if weights is not None and layers is not None:
-        raise ValueError(f"layers: wanted none with --weights, whose file says which, got {layers!r}")
-    net = _net(weights, options, language).to(device_of(device))
+    inside = {"layers": layers, "lora": lora, "causal": causal}
+    sizes_of_net = {"width": width, "levels": levels, "finest": finest}
+    net = _net(weights, language, inside, sizes_of_net, dims=dims, seed=seed).to(device_of(device))
     result = registration.train_registration(
         net, batches, config, out=out, strategy=strategy, loss=loss, validation=validation, resume=resume,
         overwrite=overwrite, log=None if log == "none" else log,
@@ -150,16 +152,27 @@ def _data(
     return batches, RegistrationValidation(truth=truth, what="field_error"), dims
 
 
-def _layers(text: str | None) -> slice | None:
-    if text is None:
-        return None
+def _layers(text: str) -> slice:
     first, colon, last = text.partition(":")
     if not colon or not all(part == "" or part.isdecimal() for part in (first, last)):
         raise ValueError(f"layers: wanted first:last+1, such as 0:4, got {text!r}")
     return slice(int(first) if first else None, int(last) if last else None)
 
 
-def _net(weights: Path | None, options: dict[str, Any], language: str | None) -> LLMMorph:
+def _net(
+    weights: Path | None, language: str | None, inside: dict[str, Any], sizes: dict[str, Any], *, dims: int, seed: int
+) -> LLMMorph:
+    """The one of the file, or a new one; ``inside`` (the language model's) and ``sizes`` are None where not given."""
     from ..models.llm_morph import LLMMorph, load
 
-    return LLMMorph(**options) if weights is None else load(weights, language=language)
+    given = {name: value for name, value in {**inside, **sizes}.items() if value is not None}
+    for name, value in given.items():
+        if weights is not None:
+            raise ValueError(f"{name}: wanted none with --weights, whose file says it, got {value!r}")
+        if language is None and name in inside:
+            raise ValueError(f"{name}: wanted with --language alone, got {value!r}")
+    if weights is not None:
+        return load(weights, language=language)
+    if "layers" in given:
+        given["layers"] = _layers(given["layers"])
+    return LLMMorph(dims=dims, language=language, seed=seed, **given)

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ class LanguageBlocks(nn.Module):
             options["attention_mask"] = mask.expand(batch, 1, count, count)
         out: Tensor = self.net(inputs_embeds=tokens.to(weight.dtype), **options).last_hidden_state
         return out.to(torch.promote_types(out.dtype, tokens.dtype))
+
+    def describe_options(self) -> dict[str, Any]:
+        """How its layers are used, as JSON takes it."""
+        return {
+            "layers": list(self.layers),
+            "causal": self.causal,
+            "lora": None if self.lora is None else asdict(self.lora),
+        }
 
     def fingerprint(self) -> str:
         """SHA-256 of the language model's own weights that were kept, hexadecimal; LoRA's are not among them."""
@@ -229,6 +238,8 @@ def _chosen(layers: slice | Sequence[int] | None, count: int) -> tuple[int, ...]
     there = f"the model has layers 0 to {count - 1}"
     if layers is None or isinstance(layers, slice):
         kept = list(range(count)[layers or slice(None)])
+    elif not isinstance(layers, Sequence):
+        raise TypeError(f"layers: wanted a slice or a list of numbers, got {layers!r}: {there}")
     else:
         kept = list(layers)
         bad = [i for i in kept if isinstance(i, bool) or not isinstance(i, int) or not -count <= i < count]

@@ -8,7 +8,6 @@ at hand: every detail beyond the abstract is this project's own.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,8 @@ def save(model: LLMMorph, path: str | Path, *, whole: bool = False) -> None:
     module is in it. LoRA and adapters always are.
 
     Raises:
-        ValueError: another ending. OSError: it cannot be written; what was there before still is.
+        ValueError: another ending, or a language model in another type than float32, in which `load` opens it.
+        OSError: it cannot be written; what was there before still is.
     """
     from safetensors.torch import save as serialise
 
@@ -46,11 +46,16 @@ def save(model: LLMMorph, path: str | Path, *, whole: bool = False) -> None:
     if isinstance(model.blocks, LanguageBlocks):
         blocks = model.blocks
         own = [p for name, p in blocks.net.named_parameters() if "lora_" not in name]
+        kinds = {p.dtype for p in blocks.parameters()}
+        if kinds != {torch.float32}:
+            came = ", ".join(sorted(map(str, kinds)))
+            raise ValueError(f"model: wanted its language model in float32, as `load` opens it, got {came}")
         config["language"] = _described(blocks, whole or blocks.source is None or any(p.requires_grad for p in own))
         state[_ANSWER] = blocks.answer().cpu().contiguous()
         if "source" in config["language"]:
             state = {k: v for k, v in state.items() if not k.startswith(LANGUAGE) or "lora_" in k}
-    metadata = {"architecture": ARCHITECTURE, "config": json.dumps(config)}
+    # One entry: safetensors puts several in an order that changes from file to file.
+    metadata = {"config": json.dumps({"architecture": ARCHITECTURE, **config})}
     write_atomic(path, serialise({k: v.clone() for k, v in state.items()}, metadata))
 
 
@@ -71,16 +76,7 @@ def load(
             was trained with, or gives other answers (another version of transformers may).
     """
     state, metadata = read_weights(path)
-    if metadata.get("architecture") != ARCHITECTURE:
-        raise ValueError(
-            f"{path}: wanted weights of LLMMorph, got {metadata.get('architecture', 'no word of what they are')}"
-        )
-    try:
-        config = json.loads(metadata["config"])
-        told = config.pop("language")
-        lora = None if told is None or told["lora"] is None else Lora(**_tupled(told["lora"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its description cannot be read: {error}") from error
+    config, told, lora = _description(path, metadata)
     if told is None and language is not None:
         raise ValueError(f"{path}: language: wanted None for a model without one, got {str(language)[:80]!r}")
     inside = None if told is None else _reopened(path, told, language, lora)
@@ -105,15 +101,39 @@ def _described(blocks: LanguageBlocks, whole: bool) -> dict[str, Any]:
     import transformers
 
     said: dict[str, Any] = {
-        "layers": list(blocks.layers),
-        "causal": blocks.causal,
+        **blocks.describe_options(),
         "scale": blocks.scale,
-        "lora": None if blocks.lora is None else asdict(blocks.lora),
         "transformers": transformers.__version__,
     }
     if whole:
         return {**said, "config": json.loads(json.dumps(blocks.config, default=str))}
     return {**said, "source": blocks.source, "fingerprint": blocks.fingerprint()}
+
+
+_TYPES: dict[str, Any] = {
+    "layers": list, "causal": bool, "scale": (int, float), "source": str, "fingerprint": str, "config": dict,
+}  # fmt: skip
+
+
+def _description(path: Any, metadata: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any] | None, Lora | None]:
+    """Options of the net, what is told of its language model, and its LoRA."""
+    try:
+        config = json.loads(metadata.get("config", "{}"))
+        kind = config.pop("architecture", metadata.get("architecture"))
+        if kind == ARCHITECTURE:
+            told = config.pop("language")
+            if config.keys() != LLMMorph.OPTIONS:
+                raise ValueError(f"options {', '.join(sorted(config.keys() ^ LLMMorph.OPTIONS))}")
+            if told is None:
+                return config, None, None
+            own = ("source", "fingerprint") if "source" in told else ("config",)
+            for name in ("layers", "causal", "scale", *own):
+                if not isinstance(told[name], _TYPES[name]):
+                    raise TypeError(f"language.{name} is {told[name]!r}")
+            return config, told, None if told["lora"] is None else Lora(**_tupled(told["lora"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its description cannot be read: {error}") from error
+    raise ValueError(f"{path}: wanted weights of LLMMorph, got {kind or 'no word of what they are'}")
 
 
 def _tupled(lora: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +170,10 @@ def _check_answer(path: Any, blocks: LanguageBlocks, answer: Tensor | None) -> N
     import transformers
 
     came = blocks.answer().cpu()
-    if answer is None or answer.shape != came.shape or float((answer - came).abs().max() / came.abs().max()) > _APART:
+    apart = float("inf")
+    if answer is not None and answer.shape == came.shape:
+        apart = float((answer - came).abs().max() / came.abs().max())
+    if not apart <= _APART:  # NaN too
         raise ValueError(
             f"{path}: language: with these weights it gives other answers than when it was saved; transformers "
             f"{transformers.__version__} reads its configuration in another way"

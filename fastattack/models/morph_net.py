@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ class LLMMorph(nn.Module):
 
     Args:
         dims: 2 or 3, of the images.
-        language: a folder, a name or a model as for `open_language`, or its blocks; None: plain transformer blocks, the
-            baseline, with the same adapters.
+        language: a folder, a name or a model as for `open_language`, which is copied; or the blocks that it gave, which
+            are shared, not copied, and have been chosen: ``layers``, ``lora`` and ``causal`` must not differ from them.
+            None: plain transformer blocks, the baseline, with the same adapters.
         layers: which of the language model's layers; None: all.
-        lora: True or a `Lora`: the language model's linear layers get it. False: it stays as it is, frozen.
+        lora: None, True or a `Lora`: the language model's linear layers get it. False: it stays as it is, frozen.
         causal: tokens see only those before them, as the language model was trained.
         width: channels of the finest scale; twice as many at each coarser one, four times at most.
         levels: scales. finest: voxels of the image in a voxel of the finest scale along an axis: 1, 2 or 4.
@@ -46,13 +48,16 @@ class LLMMorph(nn.Module):
         TypeError, ValueError: options that do not fit; whatever `open_language` raises.
     """
 
+    OPTIONS = frozenset({"dims", "width", "levels", "finest", "blocks", "heads", "diffeomorphic"})
+    """Those of `config`."""
+
     def __init__(
         self,
         *,
         dims: int = 2,
         language: str | Path | nn.Module | None = None,
         layers: slice | Sequence[int] | None = None,
-        lora: bool | Lora = True,
+        lora: bool | Lora | None = None,
         causal: bool = False,
         width: int = 16,
         levels: int = 4,
@@ -63,7 +68,7 @@ class LLMMorph(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if dims not in (2, 3) or finest not in (1, 2, 4):
+        if (dims, finest) not in product((2, 3), (1, 2, 4)) or {type(dims), type(finest)} != {int}:
             raise ValueError(f"LLMMorph: wanted dims 2 or 3 and finest 1, 2 or 4, got {dims!r} and {finest!r}")
         for name, value in {"width": width, "levels": levels, "blocks": blocks, "heads": heads}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -141,6 +146,11 @@ class LLMMorph(nn.Module):
             "diffeomorphic": self.diffeomorphic,
         }
 
+    def describe_options(self) -> dict[str, Any]:
+        """`config`, and how the language model's layers are used: what a run of training goes on with."""
+        inside = self.blocks.describe_options() if isinstance(self.blocks, LanguageBlocks) else None
+        return {**self.config(), "language": inside}
+
     def kept_elsewhere(self) -> list[str]:
         """Names in the state_dict of a language model's own weights, where those have a folder of their own."""
         if not isinstance(self.blocks, LanguageBlocks) or self.blocks.source is None:
@@ -169,13 +179,22 @@ def count_parameters(model: LLMMorph) -> Parameters:
 def _opened(
     language: str | Path | nn.Module | None,
     layers: slice | Sequence[int] | None,
-    lora: bool | Lora,
+    lora: bool | Lora | None,
     causal: bool,
     seed: int,
 ) -> LanguageBlocks | None:
-    if language is None or isinstance(language, LanguageBlocks):
-        return language
-    if not isinstance(lora, (bool, Lora)):
+    if lora is not None and not isinstance(lora, (bool, Lora)):
         raise TypeError(f"lora: wanted True, False or Lora(...), got {type(lora).__name__}")
-    wanted = lora if isinstance(lora, Lora) else Lora() if lora else None
+    if language is None:
+        return None
+    wanted = lora if isinstance(lora, Lora) else None if lora is False else Lora()
+    if isinstance(language, LanguageBlocks):
+        for name, differs, there, got in (
+            ("layers", layers is not None, list(language.layers), layers),
+            ("lora", lora is not None and wanted != language.lora, language.lora, lora),
+            ("causal", causal and not language.causal, language.causal, causal),
+        ):
+            if differs:
+                raise ValueError(f"{name}: wanted none beside blocks, which have been chosen ({there}), got {got!r}")
+        return language
     return open_language(language, layers=layers, lora=wanted, causal=causal, seed=seed)

@@ -1,8 +1,9 @@
 """What an attack on a registration model climbs: the damage that its field does, by what is known of the pair.
 
 Each is made before use, ``fa.objectives.registration.field_error()``, and called with (field, truth): the model's
-output (B, d, *spatial) in voxels and a `fastattack.registration.Truth`, the attack's target. Without a truth use
-`fa.objectives.deviation`, how far the field moves from that of the clean pair.
+output (B, d, *spatial) in voxels and a `fastattack.registration.Truth`, the attack's target. Without a
+truth `fa.registration.attack_registration` measures from the model's own field of the unattacked pair. The objectives
+that compare images, `fa.objectives.deviation` among them, take tensors and no Truth: as a target give the field itself.
 """
 
 from __future__ import annotations

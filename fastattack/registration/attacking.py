@@ -14,7 +14,7 @@ from ..attacks import PGD, Attack, AttackResult, DenoisingPGD, ObsAtk
 from ..each import named_models
 from ..engine import Models, Progress
 from ..objectives import Objective
-from ..objectives.registration import field_error
+from ..objectives.registration import field_error, overlap, target_registration_error
 from .harm import Harm, check_truth, fields_of, harm_of, without_answer
 from .sides import SIDES, channels_of, check_pair, one_side
 from .truth import Truth
@@ -34,11 +34,13 @@ class RegistrationAttack:
         adversarial: (B, 2, *spatial), the pairs; the side that was not attacked is as it was, to the bit.
         result: what the attack says; its ``adversarial`` is the attacked side alone.
         harms: for each model by name (one alone is "model") its fields and measures before and after.
+        how: what they were measured with, options of `harm_of`: ids, eval_mode, max_batch.
     """
 
     adversarial: Tensor = field(repr=False)
     result: AttackResult = field(repr=False)
     harms: Mapping[str, Harm]
+    how: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def harm(self) -> Harm:
@@ -76,7 +78,7 @@ def attack_registration(
             alone.
         side: "moving", "fixed" or "both".
         attack: makes the attack: a class such as fa.PGD, fa.APGD, fa.Square (no gradient), or a function.
-        objective: what to climb; None: fa.objectives.registration.field_error().
+        objective: what to climb; None: by what the truth knows, as `default_objective` chooses.
         clean: (B, 2, *spatial), the pair without noise, for ``preserve_noise``.
         mask, start: like ``pair``; of the side that is not attacked they do not count.
         sample_ids: (B,) the samples' names, all different.
@@ -91,7 +93,7 @@ def attack_registration(
     check_pair(pair)
     known = check_truth(truth, pair)
     named, victim = victim_of(model, pair, side, sample_ids)
-    built = build(attack, victim, objective, options)
+    built = build(attack, victim, objective or default_objective(known), options)
     how: dict[str, Any] = {
         "ids": sample_ids, "eval_mode": built.schedule.eval_mode, "max_batch": size_of(built),
     }  # fmt: skip
@@ -109,7 +111,7 @@ def attack_registration(
     harms = {
         name: harm_of(one, pair, adversarial, goal, **how, field_before=before.get(name)) for name, one in named.items()
     }
-    return RegistrationAttack(adversarial, result, harms)
+    return RegistrationAttack(adversarial, result, harms, how)
 
 
 def _like(value: Any, pair: Tensor, name: str) -> Tensor | None:
@@ -140,11 +142,25 @@ def victim_of(model: Models, pair: Tensor, side: str, ids: Tensor | None = None)
     return named, sided if several else sided[ONLY]
 
 
-def build(attack: Craft, victim: Any, objective: Objective | None, options: dict[str, Any]) -> Attack:
+def default_objective(truth: Truth) -> Objective:
+    """The error of the field where it is known, else at landmarks, else the overlap of labels.
+
+    With nothing known it is the error of the field too: the model's own is put in its place.
+    """
+    if truth.field is None and truth.landmarks is not None:
+        return target_registration_error()
+    if truth.field is None and (truth.labels_moving is not None or truth.labels_fixed is not None):
+        return overlap()
+    return field_error()
+
+
+def build(attack: Craft, victim: Any, objective: Objective, options: dict[str, Any]) -> Attack:
     """The attack, inside the range of images where nothing else is said."""
+    if not callable(attack):
+        raise TypeError(f"attack: wanted a class such as fa.PGD or a function that makes an attack, got {attack!r}")
     free = options.get("preserve_noise") or options.get("zero_mean") or attack in _WITHOUT_BOUNDS
     chosen = options if free else {"bounds": (0.0, 1.0), **options}
-    built = attack(victim, objective=field_error() if objective is None else objective, **chosen)
+    built = attack(victim, objective=objective, **chosen)
     if not isinstance(built, Attack):
         raise TypeError(f"attack: wanted a class or function that makes an attack, got {type(built).__name__} of it")
     return built

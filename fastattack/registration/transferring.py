@@ -84,15 +84,18 @@ def transfer(
         for name, model in models.items()
     }
     everyone: dict[str, Model] = {**models, **further}
-    how: dict[str, Any] = {"ids": options.get("sample_ids"), "max_batch": options.get("max_batch")}
+    how = {name: found.how for name, found in attacks.items()}  # each model as its own attack has run it
+    size = options.get("batch", options.get("max_batch"))
+    given = {"ids": options.get("sample_ids"), "eval_mode": options.get("eval_mode", True), "max_batch": size}
+    how |= dict.fromkeys(further, given)
     known = {name: found.harm.field_before for name, found in attacks.items()}
-    known |= {name: fields_of(model, pair, **how) for name, model in further.items()}
+    known |= {name: fields_of(model, pair, **how[name]) for name, model in further.items()}
 
     def harm(source: str, target: str) -> Harm:
         if source == target:
             return attacks[source].harm
         made = attacks[source].adversarial
-        return harm_of(everyone[target], pair, made, truth, **how, field_before=known[target])
+        return harm_of(everyone[target], pair, made, truth, **how[target], field_before=known[target])
 
     harms = [[harm(source, target) for target in everyone] for source in attacks]
     present = [name for name in MEASURES if getattr(harms[0][0].before, name) is not None]

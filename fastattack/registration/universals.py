@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attacks import Universal
 from ..engine import Models, Progress
 from ..objectives import Objective
-from .attacking import build, check_built, goal_of, size_of, victim_of
+from .attacking import build, check_built, default_objective, goal_of, size_of, victim_of
 from .harm import check_truth
 from .sides import channels_of, check_pair
 from .truth import Truth
@@ -82,10 +82,10 @@ def universal(
     check_pair(pair)
     known = check_truth(truth, pair)
     named, victim = victim_of(model, pair, side)
-    built = build(Universal, victim, objective, options)
+    built = build(Universal, victim, objective or default_objective(known), options)
     assert isinstance(built, Universal), "made by its class"
     check_built(built, side, truth=known, clean=None, given=objective, start=None)
-    goal, _ = goal_of(named, pair, known, {"max_batch": size_of(built)})
+    goal, _ = goal_of(named, pair, known, {"eval_mode": built.schedule.eval_mode, "max_batch": size_of(built)})
     channels = channels_of(side)
     found = built.fit(pair[:, channels].contiguous(), goal, progress=progress)
     whole = torch.zeros_like(pair[:1])

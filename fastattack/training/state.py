@@ -16,7 +16,7 @@ from ..guard import Rowwise, samples_in, seed_torch
 from ..objectives import Objective, mse
 from . import checkpoint
 from .config import TrainConfig
-from .identity import checksum, digest
+from .identity import checksum, digest, identity_of
 from .log import Row
 from .losses import value_of
 from .strategies import Strategy
@@ -41,6 +41,9 @@ class State:
             raise ValueError("model: wanted parameters that require grad, got none")
         self.device = self.weights[0].device
         self.identity = {**identity, "model": checkpoint.shapes(model)}
+        told = getattr(model, "describe_options", None)
+        if told is not None:  # shapes do not tell all: how a field is made of the same weights, say
+            self.identity |= identity_of(options=told())
         self.elsewhere = _elsewhere(model)
         if self.elsewhere:
             self.identity["elsewhere"] = _digest_of(self.elsewhere)
