@@ -210,6 +210,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
         ((*files, "--model", f"{models}:flat"), r"wanted a field \(1, 2, 18, 24\) of this pair, got \(1, 2, 4, 4\)"),
         ((*files, "--model", f"{models}:lost"), "wanted finite displacements"),
         ((*files, "--model", shift, "--labels-moving", tmp_path / "small.png"), r"small.png"),
+        ((*files, "--model", shift, "--labels-fixed", files[1]), "labels-moving: wanted a file beside labels-fixed"),
     ):
         code, _, err = run(capsys, "register", *arguments, "--out", out)
         assert code == 2
@@ -292,6 +293,10 @@ def test_labels_of_another_shape_are_refused() -> None:
     m, f = image(1)[None, None], image(2)[None, None]
     with pytest.raises(ValueError, match="labels_fixed"):
         r.register(Shift(), m, f, labels_fixed=torch.zeros(1, 1, 4, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match="labels_moving: wanted those of the moving image beside labels_fixed"):
+        r.register(Shift(), m, f, labels_fixed=torch.zeros(m.shape, dtype=torch.long))
+    alone = r.register(Shift(), m, f, labels_moving=torch.zeros(m.shape, dtype=torch.long))
+    assert alone.labels_warped is not None
 
 
 def test_a_label_before_the_model_is_what_it_is_called(models: Path) -> None:
