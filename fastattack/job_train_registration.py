@@ -9,43 +9,33 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .images import central, find_images
+from .images import central
 from .registration.batches import ImageBatches
 from .registration.synthetic import Synthetic
 from .registration.templates import PLANES, Subject, brain_template
 from .registration.truth import Truth
-from .registration.volumes import normalise, read_volume
+from .registration.volumes import find_volumes, normalise, read_volume
 from .training import Batches, Patches
 
-NIFTI = (".nii", ".nii.gz")
 VOLUME = "volume"
 SHOWN = 16
 """Held-out slices of the template that a validation takes at most."""
 
 
 def read_images(paths: Sequence[Path]) -> list[Tensor]:
-    """(1, *spatial) in [0, 1], of NIfTI files and image files, or the folders that hold them directly.
+    """(1, *spatial) in [0, 1], of NIfTI files or image files, or the folders that hold them directly.
 
     Raises:
-        FileNotFoundError, ValueError, RuntimeError: as for `read_volume`; nothing found, or 2D beside 3D.
+        FileNotFoundError, ValueError, RuntimeError: as for `find_volumes` and `read_volume`; 2D beside 3D.
     """
     found: list[Tensor] = []
-    for path in _files(paths):
+    for path in find_volumes(paths):
         volume = read_volume(path)
         volume = volume if volume.affine is None else normalise(volume)
         if found and volume.dims != found[0].dim() - 1:
             raise ValueError(f"data: wanted images of {found[0].dim() - 1} dimensions as the first, got {path}")
         found.append(volume.data[None])
     return found
-
-
-def _files(paths: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.name.lower().endswith(NIFTI)) if path.is_dir() else [path]
-        nifti = [p for p in inside if p.name.lower().endswith(NIFTI)]
-        files += nifti or find_images([path])
-    return list(dict.fromkeys(files))
 
 
 def template(plane: str, mm: int, split: str) -> Subject:

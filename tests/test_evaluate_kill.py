@@ -51,19 +51,18 @@ def _prepare(folder: Path, images: int) -> tuple[Path, Path]:
 
 
 def _dies_at(count: int, arguments: list, total: Path) -> bool:
-    """Fork a run that ends, as by a kill, before its ``count``-th step on the disk; one that ends well counts them."""
+    """Fork a run that ends, as by a kill, before its ``count``-th step on the disk; one that ends well names them."""
     child = os.fork()
     if child:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, 9), code
         return code == 9
-    steps = 0
+    steps: list[str] = []
 
     def watched(step: Any) -> Any:
         def run(*args: Any, **options: Any) -> Any:
-            nonlocal steps
-            steps += 1
-            if steps == count:
+            steps.append(step.__name__)
+            if len(steps) == count:
                 os._exit(9)
             return step(*args, **options)
 
@@ -72,7 +71,7 @@ def _dies_at(count: int, arguments: list, total: Path) -> bool:
     for module, name in ((os, "rename"), (os, "replace"), (os, "mkdir"), (os, "rmdir"), (os, "fsync"), (os, "unlink")):
         setattr(module, name, watched(getattr(module, name)))
     code = _run_here(*arguments)
-    total.write_text(str(steps))
+    total.write_text(" ".join(steps))
     os._exit(code)
 
 
@@ -88,8 +87,10 @@ def _kill_everywhere(folder: Path) -> None:
     shutil.copytree(out, begun)
     total = folder / "total"
     assert not _dies_at(0, [*again, "--overwrite"], total)
-    steps = int(total.read_text())
-    for count in (*range(1, 16, 3), *range(16, steps - 12, 30), *range(steps - 12, steps + 1, 3)):
+    steps = ["", *total.read_text().split()]  # the first is 1
+    renamed = [count for count, step in enumerate(steps) if step == "rename"]
+    assert len(renamed) >= 4  # OUT.partial comes, OUT goes, the new one comes, the old one's name says so
+    for count in sorted({1, len(steps) - 1, *range(3, 16, 4), *range(16, len(steps), 30), *renamed, renamed[-1] + 1}):
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(begun, out)
         assert _dies_at(count, [*again, "--overwrite"], total), count
@@ -100,7 +101,7 @@ def _kill_everywhere(folder: Path) -> None:
         assert small_study.content(out) == small_study.content(whole), f"step {count}"
         assert sorted(p.name for p in folder.glob(".*out*")) == [], count
         assert not list(out.rglob("*.tmp"))
-    print("steps", steps)
+    print("steps", len(steps))
 
 
 def _in_a_process(function: str, folder: Path) -> str:

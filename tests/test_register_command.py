@@ -303,6 +303,8 @@ def test_a_label_before_the_model_is_what_it_is_called(models: Path) -> None:
     found = open_registration(f"mine={models}:shift", dims=2)
     assert (found.label, found.spec, found.dims) == ("mine", f"mine={models}:shift", None)
     assert open_registration(f"{models}:shift", dims=3).label == "models.shift"
+    for label in ("exported", "python2", "torchscripts"):  # begin as kinds of programs do
+        assert open_registration(f"{label}={models}:shift", dims=2).label == label
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------

@@ -105,10 +105,30 @@ def test_pairs_that_cannot_be() -> None:
         model(torch.full((1, 2, 32, 32), float("nan")))
     with pytest.raises(RuntimeError, match="no gradient"):
         model(torch.zeros(1, 2, 32, 32, requires_grad=True))
+    with pytest.raises(TypeError, match=r"pair: wanted a floating tensor, got torch.uint8"):
+        model(torch.zeros(1, 2, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match="method: wanted one of bspline, syn, got 'demons'"):
         Classical("demons")
     with pytest.raises(ValueError, match="dims: wanted 2 or 3"):
         Classical(dims=4)
+
+
+def test_a_pair_on_which_a_method_gives_up_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_called("bspline")
+
+    def broken(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+        raise RuntimeError("Exception thrown in SimpleITK:\nitk::ERROR: All samples map outside")
+
+    monkeypatch.setattr(model, "_register", broken)
+    pairs = torch.stack([torch.full((2, 16, 16), 0.5), torch.rand(2, 16, 16)])
+    with pytest.raises(RuntimeError, match="bspline gave up on sample 1: itk::ERROR: All samples map outside"):
+        model(pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_the_field_is_in_float32_at_least(dtype: torch.dtype) -> None:
+    found = model_called("bspline")(torch.full((1, 2, 16, 16), 0.5, dtype=dtype))
+    assert found.dtype is torch.promote_types(dtype, torch.float32)
 
 
 @pytest.mark.parametrize(("method", "package"), list(METHODS.items()))

@@ -165,9 +165,48 @@ def test_determinants_by_definition(shape):
             ahead = field[(b, slice(None), *(np.array(place) + step))].numpy()
             slopes[:, k] = (ahead - field[(b, slice(None), *place)].numpy()) * step[k]
         least[(b, *place)] = min(least[(b, *place)], np.linalg.det(np.eye(d) + slopes))
+    for b, place in product(range(2), np.ndindex(*(n - 1 for n in shape))):
+        for parity in (0, 1) if d == 3 else ():  # the tetrahedra between every other corner of a cell
+            corners = [np.array(c) for c in product((0, 1), repeat=3) if sum(c) % 2 == parity]
+            moved = [place + c + field[(b, slice(None), *(place + c))].numpy() for c in corners]
+            volumes = [np.linalg.det(np.stack([c - four[0] for c in four[1:]])) for four in (corners, moved)]
+            least[(b, *place)] = min(least[(b, *place)], volumes[1] / volumes[0])
     np.testing.assert_allclose(least_determinant(field).numpy(), least, atol=1e-12)
     np.testing.assert_array_equal(folded(field).numpy(), least <= 0)
     assert 0 < folded(field).double().mean() < 1
+
+
+def test_a_cell_turned_inside_out_though_every_corner_keeps_its_order():
+    """Among random cells are some of which no corner's edges turn over, but a tetrahedron inside does."""
+    generator = torch.Generator().manual_seed(0)
+    fields = 0.55 * torch.randn(4000, 3, 2, 2, 2, generator=generator, dtype=torch.float64)
+    slopes = [fields.diff(dim=2 + k) for k in range(3)]
+    found = []
+    for place in product((0, 1), repeat=3):
+        columns = []
+        for k in range(3):
+            at = [slice(None), slice(None), *place]
+            at[2 + k] = 0
+            columns.append(slopes[k][tuple(at)])
+        found.append(torch.linalg.det(torch.stack(columns, 2) + torch.eye(3, dtype=torch.float64)))
+    kept = torch.stack(found).amin(0) > 0
+    hidden = kept & folded(fields).flatten(1).any(1)
+    assert kept.any()
+    assert hidden.any()
+
+
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+def test_what_is_not_finite_stays_so(padding):
+    """torch's own backward pass ends the process on a grid of NaN."""
+    image = torch.rand(2, 1, 6, 7, requires_grad=True)
+    field = torch.zeros(2, 2, 6, 7)
+    field[0], field[1, 0, 2, 3], field[1, 1, 4, 4] = torch.nan, torch.inf, torch.nan
+    field.requires_grad_()
+    warped = warp(image, field, padding=padding)
+    bad = torch.zeros(2, 1, 6, 7, dtype=torch.bool)
+    bad[0], bad[1, 0, 2, 3], bad[1, 0, 4, 4] = True, True, True
+    assert torch.equal(warped.isfinite(), ~bad)
+    warped.sum().backward()
 
 
 def test_a_fold_that_central_differences_do_not_see():

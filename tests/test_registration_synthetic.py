@@ -272,6 +272,12 @@ def test_a_volume_makes_pairs() -> None:
     assert before < after.float().mean()
 
 
+def test_labels_stay_whole_numbers() -> None:
+    labels = torch.full((1, 1, 24, 24), 2**24 + 1)
+    _, truth = Synthetic(points=0).pairs(torch.rand(1, 1, 24, 24), labels, seed=0, ids=[0])
+    assert torch.equal(truth.labels_moving, labels)
+
+
 @pytest.mark.parametrize(("name", "slices"), [("t1", 1), ("b0", 10)])
 def test_slices_of_other_heads(name: str, slices: int) -> None:
     pytest.importorskip("dipy")

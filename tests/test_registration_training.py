@@ -93,6 +93,20 @@ def test_each_weight_counts_by_its_own_formula() -> None:
     assert np.allclose(bent.numpy(), 4 * r.bending_energy(field).numpy(), rtol=1e-4)
 
 
+def test_overlap_leaves_out_what_has_no_label() -> None:
+    labels = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
+    labels[0, :, 2:6, 2:6] = 1
+    field = torch.full((2, 2, 8, 8), 0.5, requires_grad=True)
+    loss = r.RegistrationLoss(similarity=None, smoothness=0, overlap=1.0, labels=(1,))
+    found = loss(field, r.Truth(labels_moving=labels, labels_fixed=labels))
+    found.sum().backward()
+    assert found[0] > 0
+    assert found[1] == 0
+    assert field.grad is not None
+    assert field.grad[0].any()
+    assert not field.grad[1].any()
+
+
 def test_overlap_of_the_true_field_is_whole_and_falls_beside_it() -> None:
     truth = replace(truth_of(), labels_moving=None)
     still = torch.zeros(4, 2, *SIZE)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastattack.images import save_png
 from fastattack.registration.volumes import (
@@ -89,6 +90,64 @@ def test_labels(tmp_path: Path) -> None:
         read_labels(tmp_path / "l.nii", like=read_volume(save(tmp_path / "b.nii", GRID[:4])))
     save_png(tmp_path / "l.png", torch.tensor([[0, 1], [2, 255]]) / 255)
     assert read_labels(tmp_path / "l.png").data.tolist() == [[0, 1], [2, 255]]
+
+
+def test_lengths_are_mm_of_the_affine(tmp_path: Path) -> None:
+    for unit, factor in (("mm", 1), ("unknown", 1), ("micron", 1e-3), ("meter", 1e3)):
+        for data in (GRID, GRID[:, :, 0]):
+            stored = nibabel.Nifti1Image(data, AFFINE)
+            stored.header.set_xyzt_units(unit)
+            nibabel.save(stored, tmp_path / "a.nii")
+            found = read_volume(tmp_path / "a.nii")
+            assert found.spacing == pytest.approx(np.multiply((2.0, 3.0, 1.5)[: data.ndim], factor))
+            np.testing.assert_allclose(found.affine[:3], AFFINE[:3] * factor)
+    raw = bytearray(save(tmp_path / "b.nii", GRID).read_bytes())
+    raw[80:92] = np.ones(3, "<f4").tobytes()  # pixdim, beside an sform of 2 x 3 x 1.5
+    (tmp_path / "b.nii").write_bytes(raw)
+    assert nibabel.load(tmp_path / "b.nii").header.get_zooms() == (1, 1, 1)
+    assert read_volume(tmp_path / "b.nii").spacing == (2.0, 3.0, 1.5)
+
+
+def test_labels_of_nifti_are_exact_and_lie_on_their_image(tmp_path: Path) -> None:
+    classes = np.full((4, 5, 6), 2**24 + 1, np.int32)
+    image = read_volume(save(tmp_path / "i.nii", GRID[:4, :5, :6]))
+    found = read_labels(save(tmp_path / "l.nii", classes), like=image)
+    assert found.data.unique().tolist() == [2**24 + 1]
+    write_volume(tmp_path / "w.nii", found.data * 1024, like=found)
+    assert read_labels(tmp_path / "w.nii").data.unique().tolist() == [2**34 + 2**10]
+    assert read_labels(save(tmp_path / "f.nii", classes.astype(np.float64))).data.unique().tolist() == [2**24 + 1]
+    moved = AFFINE.copy()
+    moved[0, 3] += 100
+    with pytest.raises(ValueError, match=r"far\.nii and .*i\.nii lie at different places"):
+        read_labels(save(tmp_path / "far.nii", classes, moved), like=image)
+
+
+def test_labels_of_image_files_are_what_is_stored(tmp_path: Path) -> None:
+    indices = np.array([[0, 1], [2, 3]], np.uint8)
+    palette = Image.fromarray(indices, mode="P")
+    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "p.png").data, indices)
+    Image.fromarray(np.array([[0, 300], [65535, 1]], np.uint16)).save(tmp_path / "w.png")
+    assert read_labels(tmp_path / "w.png").data.tolist() == [[0, 300], [65535, 1]]
+    wide = read_labels(tmp_path / "w.png")
+    for values in (wide.data, wide.data.clamp(max=255)):
+        write_volume(tmp_path / "again.png", values, like=wide)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), values)
+    with pytest.raises(ValueError, match="from 0 to 65535 in a PNG, got 1 to 65536"):
+        write_volume(tmp_path / "again.png", wide.data + 1, like=wide)
+    palette.convert("RGB").save(tmp_path / "c.png")
+    with pytest.raises(ValueError, match=r"c\.png: wanted labels in a gray image .* 'RGB'"):
+        read_labels(tmp_path / "c.png")
+
+
+def test_nifti_beside_an_image_file_is_no_pair(tmp_path: Path) -> None:
+    a = save(tmp_path / "a.nii", GRID[..., 0])
+    save_png(tmp_path / "b.png", torch.rand(5, 6))
+    with pytest.raises(ValueError, match=r"a\.nii\) is NIfTI and fixed \(.*b\.png\) is an image file"):
+        read_pair(a, tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png is an image file and .*a\.nii is NIfTI"):
+        read_labels(tmp_path / "b.png", like=read_volume(a))
 
 
 def test_pair_of_images(tmp_path: Path) -> None:

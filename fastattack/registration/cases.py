@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..images import find_images, read_image
+from ..job import image_names
 from .synthetic import Synthetic
 from .truth import Truth
-from .volumes import normalise, read_labels, read_pair, read_volume
+from .volumes import find_volumes, normalise, read_labels, read_pair, read_volume
 
 
 @dataclass(frozen=True)
@@ -50,31 +50,29 @@ def synthetic_cases(data: Sequence[Path], *, seed: int, options: Synthetic | Non
     """A pair of each image, deformed and with other grey values, whose true field is known (`Synthetic`).
 
     Args:
-        data: NIfTI files, image files, and folders of image files; read as gray.
+        data: NIfTI files or image files, or folders of them (`find_volumes`); read as gray.
         seed: of the draws, with the image's number.
+        options: how pairs are made; the spacing, where they have none, is the file's.
 
     Raises:
-        FileNotFoundError, ValueError, RuntimeError: files that cannot be read, images too small for landmarks, or 2D
-            beside 3D.
+        FileNotFoundError, ValueError, RuntimeError: files that cannot be read, images too small for landmarks, 2D
+            beside 3D, or NIfTI beside image files.
     """
-    volumes = [path for path in data if path.name.lower().endswith((".nii", ".nii.gz"))]
-    images = find_images([path for path in data if path not in volumes]) if len(volumes) < len(data) else []
-    if volumes and images:
-        raise ValueError("data: wanted NIfTI files or image files, got both")
+    paths = find_volumes(data)
+    names = image_names([path.with_name(f"{_stem(path)}.png") for path in paths])  # .nii.gz is two suffixes
+    known = options or Synthetic()
     cases: list[Case] = []
-    for number, path in enumerate([*volumes, *images]):
-        if volumes:
-            volume = normalise(read_volume(path))
-            image, spacing = volume.data, volume.spacing
-        else:
-            image, spacing = read_image(path, 1)[0], (1.0, 1.0)
-        if cases and image.dim() != cases[0].pair.dim() - 1:
+    for number, (name, path) in enumerate(zip(names, paths, strict=True)):
+        volume = read_volume(path)
+        volume = volume if volume.affine is None else normalise(volume)
+        if cases and volume.dims != cases[0].pair.dim() - 1:
             raise ValueError(
-                f"data: wanted images of {cases[0].pair.dim() - 1} dimensions, got {image.dim()} in {path}"
+                f"data: wanted images of {cases[0].pair.dim() - 1} dimensions, got {volume.dims} in {path}"
             )
-        made = (options or Synthetic(spacing=spacing)).pairs(image[None, None], seed=seed, ids=[number])
-        cases.append(Case(_stem(path), made.pair[0], made.truth))
-    return _named_once(cases)
+        told = known if known.spacing is not None else replace(known, spacing=volume.spacing)
+        made = told.pairs(volume.data[None, None], seed=seed, ids=[number])
+        cases.append(Case(name, made.pair[0], made.truth))
+    return cases
 
 
 def joined(truths: Sequence[Truth]) -> Truth:
@@ -96,12 +94,3 @@ def joined(truths: Sequence[Truth]) -> Truth:
 def _stem(path: Path) -> str:
     name = path.name
     return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
-
-
-def _named_once(cases: list[Case]) -> list[Case]:
-    """With the number behind names that repeat, so that files can be called so."""
-    names = [case.name.casefold() for case in cases]
-    return [
-        case if names.count(case.name.casefold()) == 1 else Case(f"{case.name}_{k}", case.pair, case.truth)
-        for k, case in enumerate(cases)
-    ]

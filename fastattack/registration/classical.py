@@ -54,14 +54,17 @@ class Classical:
         self._register: Callable[[_Array, _Array], _Array] = _bspline if method == "bspline" else _syn
 
     def __call__(self, pair: Tensor) -> Tensor:
-        """The field (B, d, *spatial) of pairs (B, 2, *spatial), in voxels; dtype and device as given.
+        """The field (B, d, *spatial) of pairs (B, 2, *spatial), in voxels, in float32 at least; device as given.
 
         Where an image has no contrast there is nothing to compare, and the field is 0.
 
         Raises:
-            ValueError: another shape, an axis of fewer than 16 voxels, NaN or infinity.
-            RuntimeError: the pair wants a gradient.
+            TypeError, ValueError: no floating tensor, another shape, an axis of fewer than 16 voxels, NaN or infinity.
+            RuntimeError: the pair wants a gradient, or the method gave up on one; names the sample.
         """
+        if not isinstance(pair, Tensor) or not pair.is_floating_point():
+            came = str(pair.dtype) if isinstance(pair, Tensor) else type(pair).__name__
+            raise TypeError(f"pair: wanted a floating tensor, got {came}")
         if pair.dim() != 2 + self.dims or pair.shape[1] != 2 or min(pair.shape[2:]) < LEAST:
             axes = "H, W" if self.dims == 2 else "D, H, W"
             raise ValueError(
@@ -73,10 +76,17 @@ class Classical:
         if not np.isfinite(images).all():
             raise ValueError("pair: wanted finite images, got NaN or infinity")
         field = torch.zeros(len(images), self.dims, *pair.shape[2:], dtype=torch.float64)
-        for out, (moving, fixed) in zip(field, images, strict=True):
+        for number, (out, (moving, fixed)) in enumerate(zip(field, images, strict=True)):
             if np.ptp(moving) > 0 and np.ptp(fixed) > 0:
-                out.copy_(torch.from_numpy(np.ascontiguousarray(self._register(moving, fixed))))
-        return field.to(pair)
+                out.copy_(torch.from_numpy(self._one(number, moving, fixed)))
+        return field.to(pair.device, torch.promote_types(pair.dtype, torch.float32))
+
+    def _one(self, number: int, moving: _Array, fixed: _Array) -> _Array:
+        try:
+            return np.ascontiguousarray(self._register(moving, fixed))
+        except RuntimeError as error:  # ITK's, of many lines
+            said = str(error).strip().splitlines()[-1].strip()
+            raise RuntimeError(f"pair: {self.method} gave up on sample {number}: {said}") from error
 
     def __repr__(self) -> str:
         return f"Classical({self.method!r}, dims={self.dims})"

@@ -6,10 +6,12 @@ the order of the tensor: rows before columns). It pulls: warped(p) = image(p + u
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 _MODES = {"linear": "bilinear", "nearest": "nearest"}
 _PADDINGS = ("border", "zeros")
@@ -56,6 +58,8 @@ def warp(image: Tensor, field: Tensor, *, mode: str = "linear", padding: str = "
         mode: "linear", or "nearest" for labels (no gradient to the field).
         padding: what lies outside: "border", the nearest voxel, or "zeros".
 
+    Where a displacement is NaN or infinite the result is NaN.
+
     Raises:
         TypeError, ValueError: shapes that do not fit, an unknown mode or padding.
     """
@@ -71,10 +75,10 @@ def warp(image: Tensor, field: Tensor, *, mode: str = "linear", padding: str = "
     half = torch.tensor([max(n - 1, 1) / 2 for n in shape], device=field.device, dtype=wide)
     # grid_sample counts from -1 to 1 and names the last axis first
     grid = (places.movedim(1, -1) / half - 1).flip(-1)
-    out = nn.functional.grid_sample(
-        image.to(wide), grid, mode=_MODES[mode], padding_mode=padding, align_corners=True
-    )  # fmt: skip
-    return out.to(image.dtype)
+    out = functional.grid_sample(
+        image.to(wide), grid.nan_to_num(), mode=_MODES[mode], padding_mode=padding, align_corners=True
+    )  # NaN would be made a finite grey value, and a grid of it ends the process in torch's backward pass
+    return (out + (0 * field.to(wide)).sum(1, keepdim=True)).to(image.dtype)
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
@@ -128,7 +132,10 @@ def folded(field: Tensor) -> Tensor:
     """(B, *spatial) bool: voxels at which some combination of one-sided differences has a determinant <= 0.
 
     Central differences skip the voxel itself, so that a field may fold there and look smooth; the 2^d combinations of
-    forward and backward differences do not (Liu et al., arXiv 2212.06060, where all must be above 0).
+    forward and backward differences do not (Liu et al., arXiv 2212.06060, where all must be above 0). They are the
+    triangles, or tetrahedra, between a voxel and its neighbours along the axes; of a cell in 3D the two tetrahedra
+    between every other corner count too, at its first voxel. So what is not folded keeps the orientation of every
+    triangle, or tetrahedron, into which a cell is cut. (In 3D the trilinear map may still fold inside of one.)
 
     Raises:
         TypeError, ValueError: as for `jacobian_determinant`.
@@ -145,7 +152,25 @@ def least_determinant(field: Tensor) -> Tensor:
     dims = _check_slopes(field)
     slopes = [_one_sided(field, 2 + k) for k in range(dims)]  # of each axis: forward, backward
     found = [_determinant(torch.stack(chosen, 2)) for chosen in product(*slopes)]
+    if dims == 3:
+        found += [functional.pad(inner, [0, 1] * 3, value=torch.inf) for inner in _inner_determinants(field)]
     return torch.stack(found).amin(0)
+
+
+def _inner_determinants(field: Tensor) -> Iterator[Tensor]:
+    """(B, D-1, H-1, W-1) twice: how the tetrahedra between every other corner of a cell change their volume."""
+    whole = field + identity(field.shape[2:], like=field)
+
+    def corner(*offsets: int) -> Tensor:
+        part = whole
+        for axis, offset in enumerate(offsets, 2):
+            part = part.narrow(axis, offset, field.shape[axis] - 1)
+        return part
+
+    for first, *others in (((0, 0, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1)), ((1, 1, 1), (0, 0, 1), (0, 1, 0), (1, 0, 0))):
+        edges = torch.stack([corner(*other) - corner(*first) for other in others], 2)
+        still = torch.tensor([[o - f for o, f in zip(other, first, strict=True)] for other in others]).double()
+        yield _determinant_of(edges) / float(torch.linalg.det(still))
 
 
 def _check_slopes(field: Tensor) -> int:
@@ -166,8 +191,14 @@ def _one_sided(field: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 def _determinant(slopes: Tensor) -> Tensor:
     """Of identity + slopes; slopes (B, d, d, *spatial), [:, i, k] = du_i/dp_k. Written out: torch's goes by LU."""
     dims = slopes.shape[1]
-    rows = [[slopes[:, i, k] + (1.0 if i == k else 0.0) for k in range(dims)] for i in range(dims)]
-    if dims == 2:
+    one = torch.eye(dims, device=slopes.device, dtype=slopes.dtype)
+    return _determinant_of(slopes + one.view(1, dims, dims, *[1] * dims))
+
+
+def _determinant_of(matrices: Tensor) -> Tensor:
+    """(B, d, d, *spatial) to (B, *spatial)."""
+    rows = [row.unbind(1) for row in matrices.unbind(1)]
+    if len(rows) == 2:
         return rows[0][0] * rows[1][1] - rows[0][1] * rows[1][0]
     a, b, c = rows
     return (

@@ -79,10 +79,13 @@ class RegistrationLoss:
         return torch.stack(terms).sum(0)
 
     def _overlap(self, field: Tensor, truth: Truth) -> Tensor:
+        """(B,): Dice; 1, without a gradient, of a sample that has none of the labels."""
         moving, fixed = (
             one_hot(needed(truth, f"labels_{side}"), self.labels, field.dtype) for side in ("moving", "fixed")
         )
-        return soft_dice(warp(moving, field), fixed)
+        warped = warp(moving, field)
+        none = (warped.detach().flatten(1).sum(1) + fixed.flatten(1).sum(1) == 0).view(-1, *[1] * (fixed.dim() - 1))
+        return soft_dice(torch.where(none, 1.0, warped), torch.where(none, 1.0, fixed))
 
 
 def _square_error(field: Tensor, truth: Truth) -> Tensor:

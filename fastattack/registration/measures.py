@@ -24,7 +24,7 @@ class Measures(Rowwise):
         tre: target registration error: distance of p + u(p) from where the landmark is, the mean over landmarks, in mm.
         dice: of the warped moving labels and the fixed ones, the mean over the labels (0 is the background) that are in
             either; NaN where there is none.
-        folded: share of the voxels at which the field folds (`fields.folded`, which misses no fold).
+        folded: share of the voxels at which the field folds (`fields.folded`: more than central differences see).
         least_determinant: the least Jacobian determinant over the same one-sided differences: 0 or less if and only if
             the field folds. (By central differences, as often told, it can be above 0 although there are folds.)
     """

@@ -59,7 +59,7 @@ def open_registration(
             that has none. OSError: a file is missing. RuntimeError: a package is missing; names the extra.
     """
     match = _LABEL.fullmatch(text.strip())
-    body = match[2] if match and not text.strip().startswith(_PROGRAMS) else text.strip()
+    body = match[2] if match else text.strip()
     kind, _, source = body.partition(":")
     if language is not None and kind != "llm-morph":
         raise ValueError(f"language: wanted with llm-morph:FILE alone, got it beside {text!r}")
@@ -69,7 +69,7 @@ def open_registration(
         found = _classical(text, body, dims)
     else:
         found = _program(text, body, device)
-    if match and body == match[2]:
+    if match:
         found = OpenedRegistration(match[1].strip(), *list(vars(found).values())[1:])
     if found.dims not in (None, dims):
         raise ValueError(f"model: wanted one for {dims}D images, got {text!r}, which is for {found.dims}D")

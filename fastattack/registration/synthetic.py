@@ -18,6 +18,7 @@ from ..ops import check
 from ..ops.reference_random import STREAM_PAIR, numbered, sample_normals, sample_words
 from .fields import exponential, warp
 from .landmarks import landmarks
+from .overlap import warp_labels
 from .truth import Truth
 
 _VELOCITY, _OPTIONS, _BIAS, _NOISE = range(4)
@@ -126,7 +127,7 @@ class Synthetic:
             mask=masks,
             landmarks=points,
             landmarks_moved=None if points is None else points + _at(field, points),
-            labels_moving=None if labels is None else warp(labels.float(), back, mode="nearest").to(labels.dtype),
+            labels_moving=None if labels is None else warp_labels(labels, back),
             labels_fixed=labels,
             spacing=spacing,
         )

@@ -49,9 +49,7 @@ class RegistrationFolder(OutputFolder):
             write_volume(self.work / names["warped"], result.warped, like=result.like)
             write_field(self.work / names["field"], result.found.field[0], like=result.like)
             if "labels" in names and result.found.labels_warped is not None:
-                labels = result.found.labels_warped[0, 0]  # in a PNG the 8-bit value is the label
-                stored = labels if _is_nifti(result.like) else labels.double() / 255
-                write_volume(self.work / names["labels"], stored, like=result.like)
+                write_volume(self.work / names["labels"], result.found.labels_warped[0, 0], like=result.like)
             for name, picture in pictures(result).items():
                 save_png(self.work / name, picture)
             self.write_record(report)
