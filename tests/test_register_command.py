@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import fastattack as fa
 from fastattack import registration as r
 from fastattack.images import read_image, save_png
+from fastattack.models import llm_morph
 from fastattack.registration.opening import open_registration
 from fastattack.registration.pictures import beside, middle_fields, middle_slices
 from tests.command import run
@@ -168,7 +169,7 @@ def test_a_saved_net_gives_in_the_command_what_it_gives_in_python(
     with torch.no_grad():
         for p in net.heads.parameters():
             p.add_(0.05 * torch.randn(p.shape))
-    fa.models.llm_morph.save(net, tmp_path / "net.safetensors")
+    llm_morph.save(net, tmp_path / "net.safetensors")
     report, told = register(capsys, tmp_path / "out", *files, "--model", f"llm-morph:{tmp_path / 'net.safetensors'}")
     with torch.no_grad():
         field = net(torch.stack([image(1), image(2)])[None])[0]
@@ -197,7 +198,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
     files: tuple[Path, Path], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_png(tmp_path / "small.png", image(3, (10, 24)))
-    fa.models.llm_morph.save(fa.models.LLMMorph(dims=3, width=4, levels=2), tmp_path / "deep.safetensors")
+    llm_morph.save(fa.models.LLMMorph(dims=3, width=4, levels=2), tmp_path / "deep.safetensors")
     shift, out = f"{models}:shift", tmp_path / "out"
     for arguments, error in (
         ((files[0], tmp_path / "small.png", "--model", shift), r"\(18, 24\).*\(10, 24\)"),
