@@ -126,7 +126,8 @@ def test_the_report_is_what_numpy_makes_of_the_fields(capsys: Any, case: Path) -
     )
     folds = [sum(row[f"folded_{when}"] > 0 for row in report["pairs"]) for when in ("before", "after")]
     assert f"fields that fold somewhere: {folds[0]} before, {folds[1]} after the attack, of 2" in shown
-    assert "field error, mm" in shown
+    assert "field error, pixels" in shown
+    assert report["config"]["unit"] == "pixels"
     again = case / "again"
     assert attack(capsys, case, "--side", "moving", "--out", again, "--seed", 3, "--max-batch", 1)[0] == 0
     alone = load_file(again / "attacked.safetensors")
@@ -180,6 +181,7 @@ def test_volumes_with_labels_lose_their_overlap(capsys: Any, case: Path) -> None
     assert row["dice_after"] == pytest.approx(wanted, abs=1e-9)
     assert row["loss"] > 0
     assert "Dice" in shown
+    assert report["config"]["unit"] == "mm"
     code, _, errors = attack(capsys, case, *given[:4], "--objective", "folding", model=f"{case / 'net.py'}:flat")
     assert code == 2
     assert "wanted one for 3D images" in errors

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import fastattack as fa
 from fastattack import registration as r
 from fastattack.images import read_image, save_png
+from fastattack.models import llm_morph
 from fastattack.registration.opening import open_registration
 from fastattack.registration.pictures import beside, middle_fields, middle_slices
 from tests.command import run
@@ -168,7 +169,7 @@ def test_a_saved_net_gives_in_the_command_what_it_gives_in_python(
     with torch.no_grad():
         for p in net.heads.parameters():
             p.add_(0.05 * torch.randn(p.shape))
-    fa.models.llm_morph.save(net, tmp_path / "net.safetensors")
+    llm_morph.save(net, tmp_path / "net.safetensors")
     report, told = register(capsys, tmp_path / "out", *files, "--model", f"llm-morph:{tmp_path / 'net.safetensors'}")
     with torch.no_grad():
         field = net(torch.stack([image(1), image(2)])[None])[0]
@@ -197,7 +198,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
     files: tuple[Path, Path], models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_png(tmp_path / "small.png", image(3, (10, 24)))
-    fa.models.llm_morph.save(fa.models.LLMMorph(dims=3, width=4, levels=2), tmp_path / "deep.safetensors")
+    llm_morph.save(fa.models.LLMMorph(dims=3, width=4, levels=2), tmp_path / "deep.safetensors")
     shift, out = f"{models}:shift", tmp_path / "out"
     for arguments, error in (
         ((files[0], tmp_path / "small.png", "--model", shift), r"\(18, 24\).*\(10, 24\)"),
@@ -210,6 +211,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
         ((*files, "--model", f"{models}:flat"), r"wanted a field \(1, 2, 18, 24\) of this pair, got \(1, 2, 4, 4\)"),
         ((*files, "--model", f"{models}:lost"), "wanted finite displacements"),
         ((*files, "--model", shift, "--labels-moving", tmp_path / "small.png"), r"small.png"),
+        ((*files, "--model", shift, "--labels-fixed", files[1]), "labels-moving: wanted a file beside labels-fixed"),
     ):
         code, _, err = run(capsys, "register", *arguments, "--out", out)
         assert code == 2
@@ -292,6 +294,10 @@ def test_labels_of_another_shape_are_refused() -> None:
     m, f = image(1)[None, None], image(2)[None, None]
     with pytest.raises(ValueError, match="labels_fixed"):
         r.register(Shift(), m, f, labels_fixed=torch.zeros(1, 1, 4, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match="labels_moving: wanted those of the moving image beside labels_fixed"):
+        r.register(Shift(), m, f, labels_fixed=torch.zeros(m.shape, dtype=torch.long))
+    alone = r.register(Shift(), m, f, labels_moving=torch.zeros(m.shape, dtype=torch.long))
+    assert alone.labels_warped is not None
 
 
 def test_a_label_before_the_model_is_what_it_is_called(models: Path) -> None:

@@ -497,7 +497,10 @@ def test_the_pair_of_a_truth_is_seen_as_the_input_is() -> None:
         ({"truth": {"field": 1}}, "truth: wanted a fa.registration.Truth or None, got dict"),
         ({"truth": Truth(field=torch.zeros(2, 2, SIZE, SIZE))}, "truth: wanted field with a row for each of 5 pairs"),
         ({"truth": Truth(field=torch.full((5, 2, SIZE, SIZE), torch.nan))}, "truth: field: wanted finite numbers"),
-        ({"truth": Truth(labels_fixed=torch.zeros(5, 1, SIZE, SIZE, dtype=torch.int64))}, "truth.field: wanted"),
+        (
+            {"truth": Truth(labels_fixed=torch.zeros(5, 1, SIZE, SIZE, dtype=torch.int64))},
+            "truth.labels_moving: wanted",
+        ),
         ({"preserve_noise": True}, "clean: wanted the pair without noise with preserve_noise=True, got None"),
         ({"clean": torch.zeros(5, 1, SIZE, SIZE)}, "clean: wanted a pair .5, 2, 8, 8. as the attacked one is"),
         ({"mask": torch.ones(3, 3)}, "mask: wanted one that broadcasts to the pair"),

@@ -22,7 +22,7 @@ REGISTRATION = "registration"
 OPTIONS = ("moving", "fixed", "labels_moving", "labels_fixed", "side", "objective", "language")
 """Those of the command that are for this task alone."""
 _TITLES = {
-    "field_error": ("field error, mm", ".3f"), "tre": ("landmarks off, mm", ".3f"), "dice": ("Dice", ".4f"),
+    "field_error": ("field error, {unit}", ".3f"), "tre": ("landmarks off, {unit}", ".3f"), "dice": ("Dice", ".4f"),
     "folded": ("folded, %", ".3f"), "least_determinant": ("least det.", ".3f"),
 }  # fmt: skip
 
@@ -57,22 +57,30 @@ def attack_on_registration(
     check_gradient(opened, config)
     parts = vars(cases[0].truth)
     known = [name for name in ("field", "landmarks", "labels_fixed") if parts[name] is not None]
+    unit = _unit(files, data)
     described = {
         "task": REGISTRATION, "model": model, "model_sha256": opened.sha256,
         "language": None if language is None else str(language),
         **{name: None if path is None else str(path) for name, path in files.items()},
-        "data": _said(files, data), "truth": known or "the model's own field", **asdict(config), **versions(),
+        "data": _said(files, data), "unit": unit,
+        "truth": known or "the model's own field", **asdict(config), **versions(),
     }  # fmt: skip
     assert config.steps is not None
     total = len(cases) * config.steps * config.restarts
     results = with_bar(lambda watch: run_registration(opened.model, cases, config, watch), total, _loss)
-    deliver(results, folder, described, lambda found: _show(found, bool(known)), out)
+    deliver(results, folder, described, lambda found: _show(found, bool(known), unit), out)
 
 
 def _said(files: dict[str, Path | None], data: list[Path] | None) -> str | list[str]:
     if files["moving"] is not None:
         return "two images"
     return [str(path) for path in data] if data else "synthetic pairs of the packaged images"
+
+
+def _unit(files: dict[str, Path | None], data: list[Path] | None) -> str:
+    """Of lengths: NIfTI files alone tell the size of a voxel."""
+    seen = [files["moving"]] if files["moving"] is not None else data or []
+    return "mm" if seen and all(str(path).lower().endswith((".nii", ".nii.gz")) for path in seen) else "pixels"
 
 
 def _cases(files: dict[str, Path | None], data: list[Path] | None, seed: int) -> list[Case]:
@@ -96,7 +104,7 @@ def _loss(loss: Any) -> str:
     return f"objective {loss.mean().item():.4g}"
 
 
-def _show(results: list[PairResult], known: bool) -> None:
+def _show(results: list[PairResult], known: bool, unit: str) -> None:
     from ..job_attack_registration import summarise_registration
 
     rows = [result.row for result in results]
@@ -106,7 +114,7 @@ def _show(results: list[PairResult], known: bool) -> None:
     table = Table(title=f"{title}, before and after the attack, over {len(rows)} pair{'s' * (len(rows) != 1)}")
     table.add_column("pair")
     for name in measures:
-        table.add_column(_TITLES[name][0], justify="right")
+        table.add_column(_TITLES[name][0].format(unit=unit), justify="right")
     for side in ("moving", "fixed"):
         table.add_column(f"{side}, linf x255", justify="right")
     for row in [*rows, {"name": "mean", **summary}]:

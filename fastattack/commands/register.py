@@ -38,6 +38,8 @@ def register(
     from ..report.registration import RegistrationFolder
 
     use_threads(threads)
+    if labels_fixed is not None and labels_moving is None:
+        raise ValueError(f"labels-moving: wanted a file beside labels-fixed ({labels_fixed}), got none")
     where = str(device_of(device))
     folder = RegistrationFolder(out, overwrite=overwrite)
     job = RegisterJob(RegisterFiles(moving=moving, fixed=fixed, labels_moving=labels_moving, labels_fixed=labels_fixed))

@@ -59,7 +59,7 @@ def register(
         model: called as model(pair) -> field; `LLMMorph`, `Classical`, or any other.
         moving, fixed: (B, 1, *spatial) in [0, 1], on one grid, 2D or 3D.
         spacing: mm per voxel along each axis; None: 1.
-        labels_moving, labels_fixed: (B, 1, *spatial) integers, 0 the background.
+        labels_moving, labels_fixed: (B, 1, *spatial) integers, 0 the background; the moving image's alone are warped.
 
     Raises:
         TypeError, ValueError: images of different shapes, of another dimension than the model's, not in [0, 1], or NaN;
@@ -72,6 +72,8 @@ def register(
     for name, labels in (("labels_moving", labels_moving), ("labels_fixed", labels_fixed)):
         if labels is not None and check_labels(labels, name).shape != moving.shape:
             raise ValueError(f"{name}: wanted {tuple(moving.shape)} as the images are, got {tuple(labels.shape)}")
+    if labels_fixed is not None and labels_moving is None:
+        raise ValueError("labels_moving: wanted those of the moving image beside labels_fixed, got None")
     field = _field_of(model, torch.cat([moving, fixed], 1))
     truth = Truth(
         labels_moving=labels_moving,
