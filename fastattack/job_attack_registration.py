@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from .objectives import registration as objectives
 from .registration.attacking import attack_registration
 from .registration.cases import Case, joined
 from .registration.fields import warp
-from .registration.harm import MEASURES, Harm
+from .registration.harm import MEASURES, Harm, fields_of
 from .registration.opening import OpenedRegistration
 from .registration.sides import channels_of
 
@@ -119,6 +119,8 @@ def run_registration(
         pair = clean if config.sigma is None else _noisy(indices, chosen, config)
         known = joined([case.truth for case in chosen])
         truth = known.each(lambda part: None if part is None else part.to(config.device))
+        if config.objective == "field-error" and truth.field is None:  # labels are known: the model's own field beside
+            truth = replace(truth, field=fields_of(model, pair, max_batch=config.max_batch))
         found = attack_registration(
             model, pair, truth, side=config.side, attack=kind, objective=objective,
             clean=clean if config.preserve_noise else None, sample_ids=torch.tensor(indices, device=config.device),
@@ -133,6 +135,17 @@ def run_registration(
         )  # fmt: skip
         for k, row in enumerate(rows):
             yield PairResult(row, *(t[k].cpu() for t in images))
+
+
+def check_objective(config: RegistrationConfig, cases: Sequence[Case]) -> None:
+    """Raises ValueError for an objective that needs what two files do not tell."""
+    known = cases[0].truth
+    if config.objective == "tre" and known.landmarks is None:
+        raise ValueError(
+            "objective: wanted another than 'tre' for two images: landmarks are known of --data's pairs alone"
+        )
+    if config.objective == "overlap" and (known.labels_moving is None or known.labels_fixed is None):
+        raise ValueError("objective: 'overlap' wants labels of both images: --labels-moving and --labels-fixed")
 
 
 def check_gradient(opened: OpenedRegistration, config: RegistrationConfig) -> None:

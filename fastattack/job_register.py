@@ -69,6 +69,12 @@ class RegisterJob:
         """Of the images."""
         return self.fixed.dims
 
+    @property
+    def same_place(self) -> bool:
+        """The grids lie at one place (affines, to 0.001 mm); a displacement is on the grid and leaves out the rest."""
+        a, b = self.moving.affine, self.fixed.affine
+        return a is None or b is None or bool(abs(a - b).max() <= 1e-3)
+
     def run(self, opened: OpenedRegistration) -> RegisterResult:
         """Register the pair.
 

@@ -182,6 +182,11 @@ def test_volumes_with_labels_lose_their_overlap(capsys: Any, case: Path) -> None
     assert row["loss"] > 0
     assert "Dice" in shown
     assert report["config"]["unit"] == "mm"
+    chosen = ("--overwrite", "--objective", "field-error")  # labels do not take it away
+    code, _, errors = attack(capsys, case, *given, *chosen, model=f"{case / 'net.py'}:deep")
+    assert code == 0, errors
+    (row,) = json.loads((case / "out" / "report.json").read_text())["pairs"]
+    assert row["field_error_before"] == 0 < row["field_error_after"]
     code, _, errors = attack(capsys, case, *given[:4], "--objective", "folding", model=f"{case / 'net.py'}:flat")
     assert code == 2
     assert "wanted one for 3D images" in errors
@@ -240,7 +245,8 @@ def test_an_llm_morph_from_its_file(capsys: Any, case: Path) -> None:
     [
         (["--side", "left"], "side: wanted one of 'moving', 'fixed', 'both', got 'left'"),
         (["--objective", "mse"], "objective: wanted one of field-error, tre, overlap, folding, got 'mse'"),
-        (["--objective", "overlap"], "truth.labels_moving: wanted a tensor"),
+        (["--objective", "overlap"], "objective: .overlap. wants labels of both images: --labels-moving"),
+        (["--moving", "data/a.png", "--fixed", "data/b.png", "--objective", "tre"], "landmarks are known of --data"),
         (["--attack", "miga"], "attack: wanted one of pgd, .* with task registration, got 'miga'"),
         (["--attack", "denoising-pgd"], "pgd with preserve-noise is it"),
         (["--preserve-noise"], "sigma: wanted a noise level on the 0-255 scale with preserve-noise"),
@@ -257,7 +263,8 @@ def test_an_llm_morph_from_its_file(capsys: Any, case: Path) -> None:
 def test_what_cannot_be_is_named(capsys: Any, case: Path, options: list[str], told: str) -> None:
     import re
 
-    code, _, errors = attack(capsys, case, *options, "--out", case / "out")
+    given = [str(case / option) if option.startswith("data/") else option for option in options]
+    code, _, errors = attack(capsys, case, *given, "--out", case / "out")
     assert code == 2
     assert re.search(told, errors), errors
     assert not (case / "out").exists()

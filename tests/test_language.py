@@ -156,7 +156,7 @@ def test_a_model_from_its_description():
     assert torch.equal(open_language(model)(tokens()), open_language(twin)(tokens()))
 
 
-@pytest.mark.parametrize("layers", [[4], [-5], [True], ["1"], [2, 1], [1, 1], [], slice(9, None)])
+@pytest.mark.parametrize("layers", [[4], [-5], [True], ["1"], [2, 1], [1, 1], [], slice(9, None), slice(0, 5)])
 def test_layers_that_do_not_exist(layers):
     with pytest.raises(ValueError, match=r"layers: wanted .*the model has layers 0 to 3"):
         open_language(tiny("llama"), layers=layers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -460,3 +462,9 @@ def test_bf16_changes_little_and_fields_stay_in_float32(kind):
 def test_it_is_a_public_name():
     assert fa.models.LLMMorph is LLMMorph
     assert LLMMorph(language=tiny("llama", layers=1), **SMALL).blocks.out_width == WIDTH
+
+
+def test_the_modules_are_there_in_a_new_process():
+    """As the docs write it, with nothing touched before."""
+    code = "import fastattack as fa; fa.models.language.Lora(rank=2), fa.models.llm_morph.load"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -158,6 +158,15 @@ def test_nifti_keeps_grid_and_grey_values_and_tells_the_field_in_millimetres(
     assert np.allclose(field.get_fdata()[..., 0, -1], 3 * step)
     assert report["unit"] == "mm"
     assert report["largest_displacement"] == pytest.approx(3 * step)
+    assert report["config"]["same_place"] is True
+    affine[0, 3] += 4
+    nibabel.save(nibabel.Nifti1Image(grey["moving"], affine), tmp_path / "elsewhere.nii.gz")
+    elsewhere, told = register(
+        capsys, out, tmp_path / "elsewhere.nii.gz", tmp_path / "fixed.nii.gz", "--model", f"{models}:shift",
+        "--overwrite",
+    )  # fmt: skip
+    assert elsewhere["config"]["same_place"] is False
+    assert "the two grids lie at different places" in told
     assert report["config"]["spacing"] == [2.0, 1.5, 3.0][: 3 if size[2] > 1 else 2]
 
 

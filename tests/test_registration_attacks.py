@@ -566,3 +566,12 @@ def test_stochastic_steps_of_one_side_keep_images_with_their_partners() -> None:
         (grad,) = torch.autograd.grad(loss, leaf)
         delta = (delta + 2.5 * EPS / 4 * grad.sign()).clamp(-EPS, EPS)
     assert torch.allclose(found.perturbation[:, :1], delta, atol=1e-7)
+
+
+@pytest.mark.parametrize("side", ["both", "moving"])
+def test_pairs_of_other_dimensions_than_the_models(side: str) -> None:
+    model = fa.models.LLMMorph(dims=3, width=4, levels=2, blocks=1)
+    with pytest.raises(
+        ValueError, match=r"pair: wanted images of 3 dimensions, which LLMMorph takes, got \(1, 2, 8, 8\)"
+    ):
+        attack_registration(model, torch.rand(1, 2, 8, 8), side=side, eps=0.01, steps=1)

@@ -38,7 +38,7 @@ def attack_on_registration(
     overwrite: bool,
 ) -> None:
     """``common``: options of every attack, sigma None where none was given; ``own``: those of OPTIONS that were."""
-    from ..job_attack_registration import RegistrationConfig, check_gradient, run_registration
+    from ..job_attack_registration import RegistrationConfig, check_gradient, check_objective, run_registration
     from ..registration.opening import open_registration
 
     if weights is not None:
@@ -55,6 +55,7 @@ def attack_on_registration(
     dims = cases[0].pair.dim() - 1
     opened = open_registration(model, dims=dims, language=language, device=device_of(config.device))
     check_gradient(opened, config)
+    check_objective(config, cases)
     parts = vars(cases[0].truth)
     known = [name for name in ("field", "landmarks", "labels_fixed") if parts[name] is not None]
     unit = _unit(files, data)
@@ -79,7 +80,9 @@ def _said(files: dict[str, Path | None], data: list[Path] | None) -> str | list[
 
 def _unit(files: dict[str, Path | None], data: list[Path] | None) -> str:
     """Of lengths: NIfTI files alone tell the size of a voxel."""
-    seen = [files["moving"]] if files["moving"] is not None else data or []
+    from ..registration.volumes import find_volumes
+
+    seen = [files["moving"]] if files["moving"] is not None else find_volumes(data) if data else []
     return "mm" if seen and all(str(path).lower().endswith((".nii", ".nii.gz")) for path in seen) else "pixels"
 
 

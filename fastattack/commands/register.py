@@ -48,7 +48,7 @@ def register(
         "moving": str(moving), "fixed": str(fixed), "model": opened.spec, "model_sha256": opened.sha256,
         "language": language, "labels_moving": None if labels_moving is None else str(labels_moving),
         "labels_fixed": None if labels_fixed is None else str(labels_fixed), "shape": list(job.fixed.data.shape),
-        "spacing": list(job.fixed.spacing), "device": where, **versions(),
+        "spacing": list(job.fixed.spacing), "device": where, "same_place": job.same_place, **versions(),
     }  # fmt: skip
     with folder:
         report = folder.finish(job.run(opened), described)
@@ -74,6 +74,11 @@ def _show(report: dict[str, Any], label: str) -> None:
     console.print(escape(f"{config['moving']} onto {config['fixed']}"))
     console.print(table)
     far, mean, unit = report["largest_displacement"], report["mean_displacement"], report["unit"]
+    if not config["same_place"]:
+        told = (
+            "the two grids lie at different places (affines): the field is on the grid, without what lies between them"
+        )
+        console.print(told, style="yellow")
     console.print(f"displacement: {mean:.2f} {unit} on average, {far:.2f} at most")
     if report["folds"]:
         share = report["measures"]["folded"]["after"]

@@ -3,6 +3,7 @@
 Images are float, nominal range [0, 1].
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastattack.models.deepinv import DeepinvDenoiser
@@ -42,4 +43,6 @@ def __getattr__(name: str) -> Any:
         from fastattack.models.llm_morph import LLMMorph
 
         return LLMMorph
+    if name in ("language", "llm_morph"):
+        return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

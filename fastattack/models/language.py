@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -198,13 +199,27 @@ def _opened(source: str | Path) -> nn.Module:
     if local and not Path(source).expanduser().is_dir():
         raise FileNotFoundError(f"language: {source}: no such folder")
     name = str(Path(source).expanduser()) if local else str(source)
-    with random_state(torch.device("cpu")):
+    with random_state(torch.device("cpu")), _without_bar():
         try:
             return AutoModelForCausalLM.from_pretrained(name, local_files_only=local)  # type: ignore[no-any-return]
         except (OSError, ValueError) as error:
             first = (str(error).splitlines() or [""])[0]
             kind = OSError if isinstance(error, OSError) else ValueError
             raise kind(f"language: {source}: cannot be opened as a causal language model: {first}") from error
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """transformers draws a bar for each file that it reads."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _body(model: nn.Module) -> Any:
@@ -236,6 +251,10 @@ def _layers_of(net: Any) -> tuple[str, int]:
 
 def _chosen(layers: slice | Sequence[int] | None, count: int) -> tuple[int, ...]:
     there = f"the model has layers 0 to {count - 1}"
+    if isinstance(layers, slice):
+        ends = [end for end in (layers.start, layers.stop) if end is not None]
+        if any(isinstance(end, bool) or not isinstance(end, int) or not -count <= end <= count for end in ends):
+            raise ValueError(f"layers: wanted layers that exist, got {layers!r}: {there}")
     if layers is None or isinstance(layers, slice):
         kept = list(range(count)[layers or slice(None)])
     elif not isinstance(layers, Sequence):

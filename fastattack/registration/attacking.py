@@ -16,7 +16,7 @@ from ..engine import Models, Progress
 from ..objectives import Objective
 from ..objectives.registration import field_error, overlap, target_registration_error
 from .harm import Harm, check_truth, fields_of, harm_of, without_answer
-from .sides import SIDES, channels_of, check_pair, one_side
+from .sides import SIDES, channels_of, check_dims, check_pair, one_side
 from .truth import Truth
 
 Craft = Callable[..., Attack]
@@ -138,6 +138,8 @@ def victim_of(model: Models, pair: Tensor, side: str, ids: Tensor | None = None)
     several = isinstance(model, (Mapping, Sequence, nn.ModuleDict, nn.ModuleList))
     named: dict[str, Any] = {str(k): v for k, v in named_models(model).items()} if several else {ONLY: model}
     both = channels_of(side) == SIDES["both"]
+    for one in named.values():
+        check_dims(one, pair)
     sided = {name: one if both else one_side(one, pair, side, ids=ids) for name, one in named.items()}
     return named, sided if several else sided[ONLY]
 

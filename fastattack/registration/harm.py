@@ -15,7 +15,7 @@ from ..inputs import check_target
 from ..ops import check
 from .fields import check_field
 from .measures import Measures, measure
-from .sides import check_pair
+from .sides import check_dims, check_pair
 from .truth import Truth
 
 MEASURES = tuple(f.name for f in fields(Measures))
@@ -62,6 +62,7 @@ def fields_of(
         TypeError, ValueError: no pair, or a model that gives no field of its size.
     """
     dims = check_pair(pair)
+    check_dims(model, pair)
     given = check.ids_of(ids, pair)
     names = torch.arange(len(pair), device=pair.device) if given is None else given
     size = max_batch or len(pair)

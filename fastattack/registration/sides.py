@@ -29,6 +29,15 @@ def check_pair(pair: Any, name: str = "pair") -> int:
     return pair.dim() - 2
 
 
+def check_dims(model: Any, pair: Tensor) -> None:
+    """Raises ValueError where the model tells that it is for images of other dimensions."""
+    dims = getattr(model, "dims", None)
+    if isinstance(dims, int) and dims != pair.dim() - 2:
+        raise ValueError(
+            f"pair: wanted images of {dims} dimensions, which {type(model).__name__} takes, got {tuple(pair.shape)}"
+        )
+
+
 def channels_of(side: str) -> slice:
     """Of a pair. Raises ValueError for a side that there is not."""
     if side not in SIDES:
