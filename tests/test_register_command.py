@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
         ((*files, "--model", "llm-morph:none.safetensors"), "no such file"),
         ((*files, "--model", "dncnn"), "model: wanted .*llm-morph:FILE, bspline or syn.*got 'dncnn'"),
         ((*files, "--model", shift, "--language", "x"), "language: wanted with llm-morph"),
-        ((*files, "--model", f"{models}:flat"), r"wanted a field \(1, 2, 18, 24\) of this pair, got \(1, 2, 4, 4\)"),
+        ((*files, "--model", f"{models}:flat"), r"wanted a field \(1, 2, 18, 24\) for pairs .*, got \(1, 2, 4, 4\)"),
         ((*files, "--model", f"{models}:lost"), "wanted finite displacements"),
         ((*files, "--model", shift, "--labels-moving", tmp_path / "small.png"), r"small.png"),
         ((*files, "--model", shift, "--labels-fixed", files[1]), "labels-moving: wanted a file beside labels-fixed"),

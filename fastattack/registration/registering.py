@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guard import left_as_found, modules_of
+from ..guard import modules_of
 from .fields import jacobian_determinant, warp
+from .harm import fields_of
 from .measures import Measures, measure
 from .overlap import check_labels, warp_labels
 from .smoothness import spacings
@@ -63,7 +64,8 @@ def register(
 
     Raises:
         TypeError, ValueError: images of different shapes, of another dimension than the model's, not in [0, 1], or NaN;
-            labels that do not fit; a model that gives no field of their shape, or NaN. The message names it.
+            labels that do not fit; a model that gives no field of their shape. The message names it.
+        ArithmeticError: a field with NaN or infinity.
     """
     _check_images(moving, fixed)
     dims = moving.dim() - 2
@@ -94,15 +96,8 @@ def _field_of(model: Registers, pair: Tensor) -> Tensor:
     modules = modules_of(model)
     tensors = [p for module in modules for p in module.parameters(recurse=False)]
     where = tensors[0].device if tensors else pair.device
-    with torch.no_grad(), left_as_found(model, where, eval_mode=True):
-        field: Any = model(pair.to(where))
-    wanted = (len(pair), pair.dim() - 2, *pair.shape[2:])
-    if not isinstance(field, Tensor) or tuple(field.shape) != wanted or not field.is_floating_point():
-        came = tuple(field.shape) if isinstance(field, Tensor) else type(field).__name__
-        raise ValueError(f"model: wanted a field {wanted} of this pair, got {came}")
-    if not bool(field.isfinite().all()):
-        raise ValueError("model: wanted finite displacements, got NaN or infinity")
-    return field.detach().to(pair.device, torch.promote_types(field.dtype, torch.float32))
+    field = fields_of(model, pair.to(where))
+    return field.to(pair.device, torch.promote_types(field.dtype, torch.float32))
 
 
 def _check_images(moving: Any, fixed: Any) -> None:
