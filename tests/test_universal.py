@@ -31,7 +31,22 @@ def test_the_optimum_of_a_linear_model(norm, targeted):
     assert torch.allclose(found.perturbation, -best if targeted else best, atol=1e-6)
     assert found.loss == pytest.approx(total(model(x + found.perturbation), None).mean().item(), rel=1e-5)
     result = attack.run(x, None)
-    assert torch.equal(result.adversarial, x + found.perturbation)
+    assert torch.allclose(result.adversarial, x + found.perturbation, atol=1e-7)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_sum_rounded_to_nearest_stays_in_the_ball(norm):
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    eps = 8 / 255
+    attack = fa.Universal(abs, eps=eps, norm=norm, steps=1)
+    delta = torch.full((1, 3, 16, 16), eps if norm == "linf" else eps / 768**0.5)
+    delta = delta.where(delta.double() <= eps, delta.nextafter(torch.zeros(())))
+    apart = (attack.apply(x, delta) - x).double().flatten(1)
+    plain = (x + delta - x).double().flatten(1)
+    order = float("inf") if norm == "linf" else 2
+    assert (apart.norm(order, dim=1) <= eps).all()
+    assert (plain.norm(order, dim=1) > eps).any()  # else nothing is tested
+    assert torch.allclose(apart, plain, atol=1e-6)
 
 
 def test_each_sample_has_its_own_loss():

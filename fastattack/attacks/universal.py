@@ -16,8 +16,9 @@ from ..engine.combine import losses
 from ..guard import Rowwise, random_state, rows_of
 from ..inputs import check_input, check_target
 from ..objectives import Objective
-from ..ops import check
+from ..ops import check, project_
 from ..ops.backend import Backend
+from ..threat import Threat
 from .base import Attack, AttackResult, Options, Unpack
 
 Batches = Iterable[tuple[Tensor, Any]]
@@ -198,9 +199,8 @@ class Universal(Attack):
         )
 
     def apply(self, x: Tensor, perturbation: Tensor) -> Tensor:
-        """x + perturbation, inside the bounds."""
-        moved = x + perturbation.to(x)
-        return moved if self.pixels is None else moved.clamp(*self.pixels)
+        """x + perturbation, inside the bounds and the ball: a sum rounded to nearest can lie beyond it."""
+        return shifted(x, perturbation, self.threat, self.pixels)
 
     def __call__(self, x: Tensor, target: Any, **options: Any) -> Tensor:
         """x with the perturbation that was found on x itself."""
@@ -234,6 +234,13 @@ class Universal(Attack):
             adversarial, loss, steps, zero, steps, None, None, time.perf_counter() - began, found.complete,
             self._successes(loss),
         )  # fmt: skip
+
+
+def shifted(x: Tensor, perturbation: Tensor, threat: Threat, bounds: tuple[float, float] | None) -> Tensor:
+    """x + perturbation as a constant, inside the threat's ball around x and the bounds."""
+    assert threat.eps is not None, "a universal perturbation has a radius"
+    origin = x.detach()
+    return project_(origin + perturbation.to(x), origin, norm=threat.norm, eps=threat.eps, bounds=bounds)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..attacks import Universal
+from ..attacks.universal import shifted
 from ..engine import Models, Progress
 from ..objectives import Objective
+from ..threat import Threat
 from .attacking import build, check_built, default_objective, goal_of, size_of, victim_of
 from .harm import check_truth
 from .sides import channels_of, check_pair
@@ -25,13 +27,14 @@ class UniversalRegistration:
     Attributes:
         perturbation: (1, 2, *spatial), 0 on the side that is not attacked.
         side: "moving", "fixed" or "both".
-        bounds: of the attacked images, or None.
+        threat: its ball. bounds: of the attacked images, or None.
         loss: the mean objective over the pairs that it was found on. steps: gradients taken. seconds, complete: as of
             `UniversalResult`.
     """
 
     perturbation: Tensor = field(repr=False)
     side: str
+    threat: Threat
     bounds: tuple[float, float] | None
     loss: float
     steps: int
@@ -39,7 +42,7 @@ class UniversalRegistration:
     complete: bool = True
 
     def apply(self, pair: Tensor) -> Tensor:
-        """The pairs (B, 2, *spatial) with the perturbation, the attacked images inside the bounds.
+        """The pairs (B, 2, *spatial) with the perturbation, the attacked images inside ball and bounds.
 
         Raises:
             TypeError, ValueError: no pair of its size.
@@ -50,8 +53,8 @@ class UniversalRegistration:
             raise ValueError(f"pair: wanted (B, {', '.join(map(str, wanted))}), got {tuple(pair.shape)}")
         channels = channels_of(self.side)
         moved = pair.detach().clone()
-        shifted = moved[:, channels] + self.perturbation[:, channels].to(pair)
-        moved[:, channels] = shifted if self.bounds is None else shifted.clamp(*self.bounds)
+        attacked = pair[:, channels].contiguous()
+        moved[:, channels] = shifted(attacked, self.perturbation[:, channels], self.threat, self.bounds)
         return moved
 
 
@@ -90,4 +93,6 @@ def universal(
     found = built.fit(pair[:, channels].contiguous(), goal, progress=progress)
     whole = torch.zeros_like(pair[:1])
     whole[:, channels] = found.perturbation
-    return UniversalRegistration(whole, side, built.pixels, found.loss, found.steps, found.seconds, found.complete)
+    return UniversalRegistration(
+        whole, side, built.threat, built.pixels, found.loss, found.steps, found.seconds, found.complete
+    )
