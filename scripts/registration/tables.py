@@ -134,7 +134,7 @@ def queries(rows: Rows) -> str:
 
 def transfer_of(rows: Rows) -> str:
     text = ""
-    for row in rows.values():
+    for row in sorted(rows.values(), key=lambda row: row["eps"]):
         rise, before = row["tre"]["rise"], row["tre"]["before"]
         lines = [["(clean TRE)", *(f"{v:.2f}" for v in before)]]
         for i, source in enumerate(row["sources"]):
