@@ -119,11 +119,12 @@ def run_registration(
         pair = clean if config.sigma is None else _noisy(indices, chosen, config)
         known = joined([case.truth for case in chosen])
         truth = known.each(lambda part: None if part is None else part.to(config.device))
+        ids = torch.tensor(indices, device=config.device)
         if config.objective == "field-error" and truth.field is None:  # labels are known: the model's own field beside
-            truth = replace(truth, field=fields_of(model, pair, max_batch=config.max_batch))
+            truth = replace(truth, field=fields_of(model, pair, ids=ids, max_batch=config.max_batch))
         found = attack_registration(
             model, pair, truth, side=config.side, attack=kind, objective=objective,
-            clean=clean if config.preserve_noise else None, sample_ids=torch.tensor(indices, device=config.device),
+            clean=clean if config.preserve_noise else None, sample_ids=ids,
             progress=None if progress is None else partial(progress, len(indices)), **options,
         )  # fmt: skip
         harm = found.harm

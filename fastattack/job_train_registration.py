@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .images import central
 from .registration.batches import ImageBatches
+from .registration.folders import read_grays
 from .registration.synthetic import Synthetic
 from .registration.templates import PLANES, Subject, brain_template
 from .registration.truth import Truth
-from .registration.volumes import find_volumes, normalise, read_volume
 from .training import Batches, Patches
 
 VOLUME = "volume"
@@ -26,16 +26,9 @@ def read_images(paths: Sequence[Path]) -> list[Tensor]:
     """(1, *spatial) in [0, 1], of NIfTI files or image files, or the folders that hold them directly.
 
     Raises:
-        FileNotFoundError, ValueError, RuntimeError: as for `find_volumes` and `read_volume`; 2D beside 3D.
+        FileNotFoundError, ValueError, RuntimeError: as for `read_grays`.
     """
-    found: list[Tensor] = []
-    for path in find_volumes(paths):
-        volume = read_volume(path)
-        volume = volume if volume.affine is None else normalise(volume)
-        if found and volume.dims != found[0].dim() - 1:
-            raise ValueError(f"data: wanted images of {found[0].dim() - 1} dimensions as the first, got {path}")
-        found.append(volume.data[None])
-    return found
+    return [volume.data[None] for volume in read_grays(paths)]
 
 
 def template(plane: str, mm: int, split: str) -> Subject:

@@ -58,7 +58,7 @@ def attack_on_registration(
     check_objective(config, cases)
     parts = vars(cases[0].truth)
     known = [name for name in ("field", "landmarks", "labels_fixed") if parts[name] is not None]
-    unit = _unit(files, data)
+    unit = cases[0].unit
     described = {
         "task": REGISTRATION, "model": model, "model_sha256": opened.sha256,
         "language": None if language is None else str(language),
@@ -76,14 +76,6 @@ def _said(files: dict[str, Path | None], data: list[Path] | None) -> str | list[
     if files["moving"] is not None:
         return "two images"
     return [str(path) for path in data] if data else "synthetic pairs of the packaged images"
-
-
-def _unit(files: dict[str, Path | None], data: list[Path] | None) -> str:
-    """Of lengths: NIfTI files alone tell the size of a voxel."""
-    from ..registration.volumes import find_volumes
-
-    seen = [files["moving"]] if files["moving"] is not None else find_volumes(data) if data else []
-    return "mm" if seen and all(str(path).lower().endswith((".nii", ".nii.gz")) for path in seen) else "pixels"
 
 
 def _cases(files: dict[str, Path | None], data: list[Path] | None, seed: int) -> list[Case]:

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor
 
 from ..job import image_names
+from .folders import read_grays
 from .synthetic import Synthetic
 from .truth import Truth
-from .volumes import find_volumes, normalise, read_labels, read_pair, read_volume
+from .volumes import read_labels, read_pair
 
 
 @dataclass(frozen=True)
 class Case:
-    """A pair (2, *spatial) in [0, 1], and what is known of it, in parts with one row."""
+    """A pair (2, *spatial) in [0, 1], what is known of it, in parts with one row, and the unit of lengths."""
 
     name: str
     pair: Tensor = field(repr=False)
     truth: Truth = field(repr=False)
+    unit: str = "pixels"
 
 
 def case_of_files(
@@ -43,14 +45,14 @@ def case_of_files(
         ):  # fmt: skip
             labels[name] = read_labels(path, like=image).data[None, None]
     truth = Truth(spacing=torch.tensor([found.fixed.spacing]), **labels)
-    return Case(f"{_stem(moving)}-{_stem(fixed)}", found.pair[0], truth)
+    return Case(f"{_stem(moving)}-{_stem(fixed)}", found.pair[0], truth, found.fixed.unit)
 
 
 def synthetic_cases(data: Sequence[Path], *, seed: int, options: Synthetic | None = None) -> list[Case]:
     """A pair of each image, deformed and with other grey values, whose true field is known (`Synthetic`).
 
     Args:
-        data: NIfTI files or image files, or folders of them (`find_volumes`); read as gray.
+        data: NIfTI files or image files, or folders of them (`folders.find_volumes`); read as gray.
         seed: of the draws, with the image's number.
         options: how pairs are made; the spacing, where they have none, is the file's.
 
@@ -58,20 +60,15 @@ def synthetic_cases(data: Sequence[Path], *, seed: int, options: Synthetic | Non
         FileNotFoundError, ValueError, RuntimeError: files that cannot be read, images too small for landmarks, 2D
             beside 3D, or NIfTI beside image files.
     """
-    paths = find_volumes(data)
+    volumes = read_grays(data)
+    paths = [volume.path for volume in volumes if volume.path is not None]
     names = image_names([path.with_name(f"{_stem(path)}.png") for path in paths])  # .nii.gz is two suffixes
     known = options or Synthetic()
     cases: list[Case] = []
-    for number, (name, path) in enumerate(zip(names, paths, strict=True)):
-        volume = read_volume(path)
-        volume = volume if volume.affine is None else normalise(volume)
-        if cases and volume.dims != cases[0].pair.dim() - 1:
-            raise ValueError(
-                f"data: wanted images of {cases[0].pair.dim() - 1} dimensions, got {volume.dims} in {path}"
-            )
+    for number, (name, volume) in enumerate(zip(names, volumes, strict=True)):
         told = known if known.spacing is not None else replace(known, spacing=volume.spacing)
         made = told.pairs(volume.data[None, None], seed=seed, ids=[number])
-        cases.append(Case(name, made.pair[0], made.truth))
+        cases.append(Case(name, made.pair[0], made.truth, volume.unit))
     return cases
 
 

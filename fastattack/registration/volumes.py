@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ..extras import require
 from ..files import write_atomic
-from ..images import SUFFIXES, find_images, read_image, save_png
+from ..images import SUFFIXES, read_image, save_png
 from .fields import check_field
 
 _NIFTI = (".nii", ".nii.gz")
@@ -51,6 +50,11 @@ class Volume:
     def dims(self) -> int:
         return self.data.dim()
 
+    @property
+    def unit(self) -> str:
+        """Of lengths: "mm" of NIfTI, which alone tells the size of a voxel, else "pixels"."""
+        return "pixels" if self.affine is None else "mm"
+
 
 class PairOfFiles(NamedTuple):
     """What `read_pair` finds."""
@@ -59,27 +63,6 @@ class PairOfFiles(NamedTuple):
     """(1, 2, *spatial) float32 in [0, 1]: moving, fixed."""
     moving: Volume
     fixed: Volume
-
-
-def find_volumes(paths: Iterable[str | Path]) -> list[Path]:
-    """NIfTI files, or image files, among ``paths``: files as named, folders by their direct contents; sorted, without
-    repeats. Hidden files in a folder are left out.
-
-    Raises:
-        FileNotFoundError, ValueError: as for `find_images`; NIfTI beside image files: the message names one of each.
-    """
-    nifti: set[Path] = set()
-    others: list[Path] = []
-    for path in map(Path, paths):
-        inside = [p for p in path.iterdir() if not p.name.startswith(".") and p.is_file()] if path.is_dir() else [path]
-        here = {p for p in inside if _is_nifti(p)}
-        nifti |= here
-        if not here or any(p.suffix.lower() in SUFFIXES for p in inside):
-            others.append(path)
-    images = find_images(others) if others or not nifti else []
-    if nifti and images:
-        raise ValueError(f"data: wanted NIfTI files or image files, got both: {min(nifti)} and {images[0]}")
-    return images or sorted(nifti)
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -94,7 +77,7 @@ def read_volume(path: str | Path) -> Volume:
         RuntimeError: nibabel is missing (extra ``registration``).
     """
     path = _checked(path)
-    return _read_nifti(path) if _is_nifti(path) else _flat(path, read_image(path, 1)[0])
+    return _read_nifti(path) if is_nifti(path) else _flat(path, read_image(path, 1)[0])
 
 
 def read_labels(path: str | Path, *, like: Volume | None = None) -> Volume:
@@ -108,7 +91,7 @@ def read_labels(path: str | Path, *, like: Volume | None = None) -> Volume:
             another grid.
     """
     path = _checked(path)
-    found = _read_nifti(path, exact=True) if _is_nifti(path) else _flat(path, _stored_values(path))
+    found = _read_nifti(path, exact=True) if is_nifti(path) else _flat(path, _stored_values(path))
     whole = found.data.round().long() if found.data.is_floating_point() else found.data
     strange = found.data[((found.data - whole).abs() > 1e-3) | (whole < 0)]
     if len(strange):
@@ -135,6 +118,11 @@ def normalise(volume: Volume, percentiles: tuple[float, float] = (0.5, 99.5)) ->
     return replace(volume, data=((volume.data.double() - low) / (high - low)).clamp(0, 1).float())
 
 
+def scaled(volume: Volume, percentiles: tuple[float, float] = (0.5, 99.5)) -> Volume:
+    """NIfTI as `normalise` makes it; image files have their scale and stay as they are."""
+    return volume if volume.affine is None else normalise(volume, percentiles)
+
+
 def read_pair(moving: str | Path, fixed: str | Path, *, percentiles: tuple[float, float] = (0.5, 99.5)) -> PairOfFiles:
     """Two images on grids of one shape and spacing. NIfTI is normalised (`normalise`), image files stay as they are.
 
@@ -146,7 +134,7 @@ def read_pair(moving: str | Path, fixed: str | Path, *, percentiles: tuple[float
     """
     both = read_volume(moving), read_volume(fixed)
     _require_same(*both, f"moving ({moving})", f"fixed ({fixed})")
-    a, b = (volume if volume.affine is None else normalise(volume, percentiles) for volume in both)
+    a, b = (scaled(volume, percentiles) for volume in both)
     return PairOfFiles(torch.stack([a.data, b.data])[None], a, b)
 
 
@@ -202,7 +190,7 @@ def write_field(path: str | Path, field: Tensor, *, like: Volume) -> None:
     _write_nifti(path, lengths.reshape(*grid, 1, like.dims), like, intent=_VECTOR)
 
 
-def _is_nifti(path: Path) -> bool:
+def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(_NIFTI)
 
 
@@ -210,7 +198,7 @@ def _checked(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image file")
-    if not _is_nifti(path) and path.suffix.lower() not in SUFFIXES:
+    if not is_nifti(path) and path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: wanted .nii, .nii.gz or an image file ({', '.join(sorted(SUFFIXES))})")
     return path
 
@@ -268,7 +256,7 @@ def _read_nifti(path: Path, *, exact: bool = False) -> Volume:
 
 
 def _write_nifti(path: Path, array: npt.NDArray[Any], like: Volume, *, intent: int | None = None) -> None:
-    if not _is_nifti(path):
+    if not is_nifti(path):
         raise ValueError(f"{path}: expected a name that ends in .nii or .nii.gz")
     require("nibabel", what=str(path), extra="registration")
     nibabel: Any = import_module("nibabel")

@@ -41,7 +41,7 @@ class RegistrationFolder(OutputFolder):
             "config": config,
             "measures": result.measures,
             **lengths(result.found, result.like.spacing),
-            "unit": "mm" if _is_nifti(result.like) else "pixels",
+            "unit": result.like.unit,
             "folds": result.measures["folded"]["after"] > 0,
             "files": names,
         }
