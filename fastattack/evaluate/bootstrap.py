@@ -32,7 +32,7 @@ class Estimate:
 
     def as_lists(self) -> dict[str, Any]:
         """{"mean", "low", "high"}: nested lists, None for NaN."""
-        return {"mean": _plain(self.value), "low": _plain(self.low), "high": _plain(self.high)}
+        return {"mean": plain(self.value), "low": plain(self.low), "high": plain(self.high)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,5 +93,6 @@ def weighted(weights: Array, x: Array) -> Array:
     return product
 
 
-def _plain(x: Array) -> Any:
+def plain(x: Array) -> Any:
+    """Nested lists, None for what is not finite."""
     return np.where(np.isfinite(x), x, None).tolist()  # type: ignore[call-overload]

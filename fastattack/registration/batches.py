@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..guard import Rowwise, rows_of, samples_in
 from ..training.config import require_whole
+from .fields import require_floating
 from .overlap import check_labels
 from .truth import Truth
 
@@ -156,7 +157,6 @@ class _Draws:
 
 
 def _check_images(images: Any) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        raise TypeError(f"images: wanted a floating tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+    require_floating(images, "images")
     if images.dim() not in (4, 5) or images.shape[1] != 1 or not images.numel():
         raise ValueError(f"images: wanted (N, 1, H, W) or (N, 1, D, H, W), N >= 1, got {tuple(images.shape)}")

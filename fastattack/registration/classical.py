@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..extras import require
+from .fields import require_floating
 
 METHODS = {"bspline": "SimpleITK", "syn": "dipy"}
 LEAST = 16  # voxels along an axis: the coarsest level still has four
@@ -62,9 +63,7 @@ class Classical:
             TypeError, ValueError: no floating tensor, another shape, an axis of fewer than 16 voxels, NaN or infinity.
             RuntimeError: the pair wants a gradient, or the method gave up on one; names the sample.
         """
-        if not isinstance(pair, Tensor) or not pair.is_floating_point():
-            came = str(pair.dtype) if isinstance(pair, Tensor) else type(pair).__name__
-            raise TypeError(f"pair: wanted a floating tensor, got {came}")
+        require_floating(pair, "pair")
         if pair.dim() != 2 + self.dims or pair.shape[1] != 2 or min(pair.shape[2:]) < LEAST:
             axes = "H, W" if self.dims == 2 else "D, H, W"
             raise ValueError(

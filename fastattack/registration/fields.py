@@ -34,9 +34,15 @@ def check_field(field: Tensor, name: str = "field") -> int:
     return dims
 
 
+def require_floating(value: Tensor, name: str) -> None:
+    """Raises TypeError, which says the tensor's dtype, or what it is in place of one."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: wanted a floating tensor, got {came}")
+
+
 def _check_image(image: Tensor, field: Tensor, name: str = "image") -> None:
-    if not isinstance(image, Tensor) or not image.is_floating_point():
-        raise TypeError(f"{name}: wanted a floating tensor, got {getattr(image, 'dtype', type(image).__name__)}")
+    require_floating(image, name)
     if image.dim() != field.dim() or image.shape[0] != field.shape[0] or image.shape[2:] != field.shape[2:]:
         raise ValueError(
             f"{name}: wanted ({field.shape[0]}, C, {', '.join(map(str, field.shape[2:]))}) as the field is, got "

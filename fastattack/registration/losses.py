@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..training.config import require_number
 from .fields import check_field, warp
-from .measures import needed
+from .measures import known_labels, needed
 from .overlap import check_wanted, one_hot, soft_dice
 from .similarity import mind_ssc
 from .smoothness import bending_energy, gradient_penalty
@@ -80,9 +80,7 @@ class RegistrationLoss:
 
     def _overlap(self, field: Tensor, truth: Truth) -> Tensor:
         """(B,): Dice; 1, without a gradient, of a sample that has none of the labels."""
-        moving, fixed = (
-            one_hot(needed(truth, f"labels_{side}"), self.labels, field.dtype) for side in ("moving", "fixed")
-        )
+        moving, fixed = (one_hot(labels, self.labels, field.dtype) for labels in known_labels(field, truth))
         warped = warp(moving, field)
         none = (warped.detach().flatten(1).sum(1) + fixed.flatten(1).sum(1) == 0).view(-1, *[1] * (fixed.dim() - 1))
         return soft_dice(torch.where(none, 1.0, warped), torch.where(none, 1.0, fixed))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fields import check_field, warp
+from .fields import check_field, require_floating, warp
 
 
 def check_labels(labels: Any, name: str = "labels", *, field: Tensor | None = None) -> Tensor:
@@ -92,8 +92,7 @@ def soft_dice(one_hot_a: Tensor, one_hot_b: Tensor) -> Tensor:
         TypeError, ValueError: no floats, or shapes that differ.
     """
     for t, name in ((one_hot_a, "one_hot_a"), (one_hot_b, "one_hot_b")):
-        if not isinstance(t, Tensor) or not t.is_floating_point():
-            raise TypeError(f"{name}: wanted a floating tensor, got {getattr(t, 'dtype', type(t).__name__)}")
+        require_floating(t, name)
     if one_hot_a.shape != one_hot_b.shape or one_hot_a.dim() < 3:
         raise ValueError(
             f"one_hot_b: wanted (B, labels, *spatial) of one shape with one_hot_a, got {tuple(one_hot_b.shape)} and "

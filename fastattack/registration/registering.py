@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..guard import modules_of
-from .fields import jacobian_determinant, warp
+from .fields import jacobian_determinant, require_floating, warp
 from .harm import fields_of
 from .measures import Measures, measure
 from .overlap import check_labels, warp_labels
@@ -102,8 +102,7 @@ def _field_of(model: Registers, pair: Tensor) -> Tensor:
 
 def _check_images(moving: Any, fixed: Any) -> None:
     for name, image in (("moving", moving), ("fixed", fixed)):
-        if not isinstance(image, Tensor) or not image.is_floating_point():
-            raise TypeError(f"{name}: wanted a floating tensor, got {getattr(image, 'dtype', type(image).__name__)}")
+        require_floating(image, name)
         if image.dim() not in (4, 5) or image.shape[1] != 1 or not image.numel():
             raise ValueError(f"{name}: wanted (B, 1, H, W) or (B, 1, D, H, W), got {tuple(image.shape)}")
         low, high = float(image.min()), float(image.max())

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..ops.check import is_number
+from .fields import require_floating
 
 
 def _whole(value: Any, name: str, least: int) -> None:
@@ -27,8 +28,7 @@ def _whole(value: Any, name: str, least: int) -> None:
 def _images(moving: Any, fixed: Any) -> tuple[Tensor, Tensor]:
     """Both as (B * C, 1, *spatial), of one dtype, float32 at least."""
     for image, name in ((moving, "moving"), (fixed, "fixed")):
-        if not isinstance(image, Tensor) or not image.is_floating_point():
-            raise TypeError(f"{name}: wanted a floating tensor, got {getattr(image, 'dtype', type(image).__name__)}")
+        require_floating(image, name)
     if moving.shape != fixed.shape:
         raise ValueError(f"moving: wanted the shape {tuple(fixed.shape)} that fixed has, got {tuple(moving.shape)}")
     if fixed.dim() not in (4, 5) or fixed.numel() == 0:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..ops import check
 from ..ops.reference_random import STREAM_PAIR, numbered, sample_normals, sample_words
-from .fields import exponential, warp
+from .fields import exponential, require_floating, warp
 from .landmarks import landmarks
 from .overlap import warp_labels
 from .truth import Truth
@@ -269,8 +269,7 @@ def _ids(ids: Tensor | Sequence[int], device: torch.device, count: int | None = 
 
 
 def _check_images(images: Tensor, labels: Tensor | None, masks: Tensor | None) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        raise TypeError(f"images: wanted a floating tensor, got {getattr(images, 'dtype', type(images).__name__)}")
+    require_floating(images, "images")
     if images.dim() not in (4, 5) or images.shape[1] != 1:
         raise ValueError(f"images: wanted (B, 1, H, W) or (B, 1, D, H, W), got {tuple(images.shape)}")
     if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:

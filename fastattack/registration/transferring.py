@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..engine import Model
-from ..evaluate.bootstrap import Array, Bootstrap, Estimate
+from ..evaluate.bootstrap import Array, Bootstrap, Estimate, plain
 from .attacking import RegistrationAttack, attack_registration
 from .harm import MEASURES, Harm, fields_of, harm_of
 from .measures import Measures
@@ -42,7 +42,7 @@ class RegistrationTransfer:
         """Plain numbers and lists, None for what is not defined."""
         found: dict[str, Any] = {"sources": list(self.sources), "targets": list(self.targets)}
         for name, rise in self.rise.items():
-            before, after = (_plain(a[name].mean(0)) for a in (self.before, self.after))
+            before, after = (plain(a[name].mean(0)) for a in (self.before, self.after))
             found[name] = {"before": before, "after": after, "rise": rise.as_lists()}
         return found
 
@@ -111,7 +111,3 @@ def transfer(
 def _column(measures: Measures, name: str) -> Array:
     value: Array = getattr(measures, name).double().cpu().numpy()
     return value
-
-
-def _plain(x: Array) -> Any:
-    return np.where(np.isfinite(x), x, None).tolist()  # type: ignore[call-overload]
