@@ -37,16 +37,18 @@ def _triple(value: Any) -> tuple[float | None, Tensor | None, float | None]:
     return (*_pair(value), None)
 
 
+def _ends(bounds: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    return (None, None) if bounds is None else bounds
+
+
 def pgd_step(
     adv: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, bounds: Any, mask: Any, backend: str
 ) -> None:
-    low, high = (None, None) if bounds is None else bounds
-    ops.pgd_step(adv, grad, origin, norm, *_pair(eps), *_pair(step), low, high, mask, backend)
+    ops.pgd_step(adv, grad, origin, norm, *_pair(eps), *_pair(step), *_ends(bounds), mask, backend)
 
 
 def project(adv: Tensor, origin: Tensor, norm: str, eps: Any, bounds: Any, mask: Any, backend: str) -> None:
-    low, high = (None, None) if bounds is None else bounds
-    ops.project(adv, origin, norm, *_pair(eps), low, high, mask, backend)
+    ops.project(adv, origin, norm, *_pair(eps), *_ends(bounds), mask, backend)
 
 
 def preserve_noise(adv: Tensor, origin: Tensor, clean: Tensor, norm: str, eps: Any, backend: str) -> None:
@@ -66,8 +68,7 @@ def distances(a: Tensor, b: Tensor, backend: str) -> Tensor:
 def random_start(
     adv: Tensor, origin: Tensor, norm: str, eps: Any, bounds: Any, seed: int, sample_ids: Any, backend: str
 ) -> None:
-    low, high = (None, None) if bounds is None else bounds
-    ops.random_start(adv, origin, norm, *_pair(eps), low, high, str(seed), sample_ids, backend)
+    ops.random_start(adv, origin, norm, *_pair(eps), *_ends(bounds), str(seed), sample_ids, backend)
 
 
 def typical_noise(
@@ -88,9 +89,8 @@ def momentum_step(
     adv: Tensor, momentum: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, decay: Any,
     bounds: Any, mask: Any, backend: str,
 ) -> None:  # fmt: skip
-    low, high = (None, None) if bounds is None else bounds
     numbers = (*_pair(eps), *_pair(step), *_pair(decay))
-    ops.momentum_step(adv, momentum, grad, origin, norm, *numbers, low, high, mask, backend)
+    ops.momentum_step(adv, momentum, grad, origin, norm, *numbers, *_ends(bounds), mask, backend)
 
 
 def accumulate(total: Tensor, grad: Tensor, keep: Any, weight: Any, backend: str) -> None:
@@ -101,9 +101,8 @@ def apgd_step(
     adv: Tensor, previous: Tensor, grad: Tensor, origin: Tensor, norm: str, eps: Any, step: Any, momentum: Any,
     bounds: Any, mask: Any, backend: str,
 ) -> None:  # fmt: skip
-    low, high = (None, None) if bounds is None else bounds
     numbers = (*_pair(eps), *_pair(step), *_pair(momentum))
-    ops.apgd_step(adv, previous, grad, origin, norm, *numbers, low, high, mask, backend)
+    ops.apgd_step(adv, previous, grad, origin, norm, *numbers, *_ends(bounds), mask, backend)
 
 
 def zero_mean_step(adv: Tensor, grad: Tensor, origin: Tensor, eps: Any, step: Any, backend: str) -> None:
@@ -115,12 +114,10 @@ def project_zero_mean(adv: Tensor, origin: Tensor, eps: Any, backend: str) -> No
 
 
 def quantise(adv: Tensor, origin: Tensor, eps: Any, bits: int, norm: str, bounds: Any, mask: Any, backend: str) -> None:
-    low, high = (None, None) if bounds is None else bounds
-    ops.quantise(adv, origin, *_pair(eps), bits, norm, low, high, mask, backend)
+    ops.quantise(adv, origin, *_pair(eps), bits, norm, *_ends(bounds), mask, backend)
 
 
 def l1_step(
     adv: Tensor, grad: Tensor, origin: Tensor, eps: Any, step: Any, keep: Any, bounds: Any, mask: Any, backend: str
 ) -> None:
-    low, high = (None, None) if bounds is None else bounds
-    ops.l1_step(adv, grad, origin, *_pair(eps), *_pair(step), *_pair(keep), low, high, mask, backend)
+    ops.l1_step(adv, grad, origin, *_pair(eps), *_pair(step), *_pair(keep), *_ends(bounds), mask, backend)
